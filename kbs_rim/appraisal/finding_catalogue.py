@@ -1,0 +1,193 @@
+"""The catalogue of finding ids: append-only, never reused (STYLE rule 10).
+
+Each entry names the step of DESIGN.md section 5 it belongs to (0: before the appraisal), what happened in one sentence
+that stands on its own, and what the reader can do about it. ``docs/findings.md`` is made from this table.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """What a finding id means. ``code`` is the coarse, stable code that a guest is told."""
+
+    id: str
+    step: int
+    code: str
+    title: str
+    remedy: str
+
+
+def _entries(step: int, code: str, rows: tuple[tuple[str, str, str], ...]) -> tuple[CatalogueEntry, ...]:
+    return tuple(CatalogueEntry(id_, step, code, title, remedy) for id_, title, remedy in rows)
+
+
+_CHALLENGE = _entries(0, "challenge-refused", (
+    ("challenge.unknown", "No challenge with this id was issued.", "Ask for a new challenge."),
+    ("challenge.expired", "The challenge is older than its lifetime.", "Ask for a new challenge and answer it at once."),
+    ("challenge.redeemed", "The challenge was answered before; each works once.", "Ask for a new challenge. If the guest did not answer it, somebody replayed it."),
+))
+_KEY = _entries(0, "key-refused", (
+    ("key.malformed", "The guest's public key is not a JWK that we can read.", "Send an RFC 7517 public key."),
+    ("key.type", "The guest's public key has a type, curve or algorithm that no secret is sealed to.", "Use P-256, P-384 or X25519 with ECDH-ES+A256KW, or RSA with RSA-OAEP-256."),
+    ("key.weak", "The guest's RSA key is too short or its exponent too small.", "Use RSA of 2048 bits or more with exponent 65537."),
+    ("key.private", "The guest sent a private key.", "Send the public half only, and make a new key: this one is burnt."),
+    ("key.legacy", "The guest asks for RSA PKCS#1 v1.5, which is switched off.", "Upgrade the client; the legacy switch weakens every release."),
+))
+_REQUEST = _entries(0, "not-found", (
+    ("request.secret-unknown", "No secret of this name is registered, or no workload may have it.", "Register the secret and bind it to a workload."),
+))
+_ENVELOPE = _entries(1, "evidence-malformed", (
+    ("envelope.media-type", "The media type of the evidence is not one we read.", "Use one of the types in the challenge's accept list."),
+    ("envelope.too-large", "The evidence is larger than the limit.", "A CCA token and its logs fit; look for what else is sent."),
+    ("envelope.malformed", "The envelope around token and logs is malformed.", "See docs/guest.md for the envelopes."),
+    ("envelope.base64", "A base64 field is not canonical base64.", "Use the base64url alphabet without padding or white space."),
+    ("envelope.token-missing", "The envelope holds no CCA token.", "Put the token first."),
+    ("envelope.duplicate", "The envelope holds two tokens, or two logs of one kind.", "Send each once."),
+    ("envelope.unknown-member", "The envelope holds a member that we do not know.", "See docs/guest.md for the envelopes."),
+))
+_CBOR = _entries(1, "evidence-malformed", (
+    ("cbor.truncated", "The CBOR input ends inside an item.", "The token was cut; look at the transport."),
+    ("cbor.trailing-bytes", "Bytes follow the CBOR item.", "Send the item alone."),
+    ("cbor.indefinite-length", "An indefinite length is used.", "CCA tokens use definite lengths only."),
+    ("cbor.duplicate-key", "A map has the same key twice; two readers could see two different values.", "Nothing honest writes this: treat the sender as hostile."),
+    ("cbor.key-type", "A map key is not an integer.", "Nothing honest writes this: text keys can spell integer labels for lenient readers."),
+    ("cbor.depth", "CBOR items are nested too deeply.", "A CCA token needs four levels."),
+    ("cbor.items", "The CBOR input has too many items.", "See limits.cbor_items."),
+    ("cbor.tag", "A CBOR tag stands where none is allowed.", "Only 399, 907 and 18 appear in a CCA token."),
+    ("cbor.float", "A floating point number stands where none is allowed.", "CCA claims hold no floats."),
+    ("cbor.simple", "A CBOR simple value stands where none is allowed.", "CCA claims hold no simple values but booleans."),
+    ("cbor.text", "A text string is not valid UTF-8.", "The token is damaged or hostile."),
+    ("cbor.encoding", "An integer or length is not in its shortest form where that is required.", "Use preferred serialisation."),
+    ("cbor.malformed", "The bytes are not well-formed CBOR.", "The token is damaged or of another format."),
+))
+_TOKEN = _entries(2, "realm-token-refused", (
+    ("token.too-large", "The token is larger than the limit.", "TF-RMM's tokens are below 4 KiB."),
+    ("token.form", "The outer form is neither tag 399 nor tag 907 as the CCA token specification says.", "Send what configfs-tsm gave, unchanged."),
+    ("token.member", "The collection has a missing, unknown or wrongly shaped member.", "Members are 44234 and 44241."),
+    ("token.cose", "A member is not a tagged COSE_Sign1 of four elements.", "Send what configfs-tsm gave, unchanged."),
+    ("token.header", "A COSE header has a parameter that is not allowed where it stands.", "The realm token's protected header is {1: -35} and the unprotected one is empty."),
+    ("token.algorithm", "The signature algorithm is not allowed for this token.", "Realm tokens use ES384; platform tokens ES256, ES384 or ES512."),
+    ("token.claim-missing", "A claim that the profile requires is absent.", "Check the RMM's version against the supported profiles."),
+    ("token.claim-type", "A claim has the wrong type.", "Check the RMM's version against the supported profiles."),
+    ("token.claim-value", "A claim has the wrong size or a value outside its range.", "Check the RMM's version against the supported profiles."),
+    ("token.profile", "The profile is not one we know.", "See docs/tokens.md for the supported profiles."),
+    ("token.profile-pair", "The platform profile and the realm profile do not belong together.", "Choosing the profile chooses how the RAK is read; mixed pairs are refused."),
+    ("token.profile-legacy", "The token has the legacy profile.", "Update the RMM; a workload may allow the legacy profile."),
+    ("token.hash-algorithm", "A hash algorithm name is unknown or not allowed by the profile.", "sha-256, sha-384 and sha-512 are known."),
+    ("token.hash-length", "A measurement's length is not that of the realm's hash algorithm.", "Nothing real emits this; some published samples do."),
+    ("token.rak", "The realm attestation key is malformed, not on P-384, or not of the form the profile says.", "Check the RMM's version."),
+    ("token.rak-private", "The realm attestation key in the token has a private part.", "The platform is compromised or is a test set-up."),
+    ("token.devices", "The device token is missing, unexpected or does not match its hash.", "Devices are judged only when the realm token names them."),
+    ("realm.signature", "The realm token's signature does not verify under the key it carries.", "The token was changed or is forged."),
+    ("realm.binding", "The platform token does not vouch for the key that signed the realm token.", "A realm token was spliced to another platform's token."),
+    ("realm.challenge", "The realm token answers another challenge.", "A token was replayed, or two exchanges were mixed up."),
+    ("realm.test-key", "The token is signed by a key whose private half is published.", "Anybody can forge this token. Allow it in test set-ups only."),
+    ("platform.signature", "The platform token's signature does not verify under the given key.", "Wrong CPAK, or the token is forged."),
+))
+_PLATFORM = _entries(3, "platform-refused", (
+    ("verifier.malformed", "The verifier's answer is not an attestation result that we can read.", "Check the verifier's version and URL."),
+    ("verifier.algorithm", "The attestation result is signed with an algorithm that is not allowed.", "See verifier.algorithms in the configuration."),
+    ("verifier.signature", "The attestation result is not signed by a key that we trust.", "Pin the verifier's key; if it was rotated, pin the new one."),
+    ("verifier.published-key", "The attestation result is signed by a key whose private half is published.", "Give the verifier a key of its own."),
+    ("verifier.profile", "The attestation result has an unknown profile.", "See verifier.profiles in the configuration."),
+    ("verifier.identity", "The attestation result does not say who made it, or names another verifier.", "Check the verifier's version and URL."),
+    ("verifier.stale", "The attestation result is too old.", "Check both clocks."),
+    ("verifier.future", "The attestation result is from the future.", "Check both clocks."),
+    ("verifier.nonce", "The attestation result is about another session.", "An old result was replayed, or a proxy mixed up sessions."),
+    ("verifier.submods", "The attestation result lacks a part that must be there, or has one that must not.", "Early failures come as one part named ARM_CCA; look at the verifier's log."),
+    ("verifier.status", "The verifier does not affirm the platform.", "Look at the trust vector in the record; provision reference values and trust anchors."),
+    ("verifier.realm-status", "The verifier's opinion of the realm is worse than allowed.", "Only affirming, or warning for lack of reference values, is accepted."),
+    ("verifier.vector", "The trust vector is missing, unknown or reports a malfunction.", "Look at the verifier's log."),
+    ("verifier.evidence-mismatch", "The verifier read other claims in the token than we did.", "Nothing honest causes this: the token was built to be read in two ways."),
+    ("platform.lifecycle", "The platform is not in a life cycle state that is allowed.", "A platform in debug state cannot protect a realm."),
+    ("platform.implementation", "The platform's implementation id is not allowed.", "Allow it in the workload, or refuse the machine."),
+    ("platform.instance", "The platform's instance id is not allowed.", "Allow it in the workload, or refuse the machine."),
+    ("platform.test-instance", "The platform is a public test platform; its key is published.", "Allow it in test set-ups only."),
+))
+_LOG = _entries(4, "log-refused", (
+    ("log.missing", "No VMM log came with the token.", "Start the VMM with its measurement log on, and send the log along."),
+    ("log.kind", "A log of this kind cannot be judged.", "Send the VMM log; other logs are not judged by this version."),
+    ("log.too-large", "The log is larger than the limit.", "See limits.vmm_log_bytes and limits.log_bytes."),
+    ("log.spec-id", "The log does not start with a valid Spec ID Event03 record.", "Only crypto-agile TCG2 logs are read."),
+    ("log.legacy", "The log has the SHA-1 format.", "Only crypto-agile TCG2 logs are judged."),
+    ("log.truncated", "The log ends inside a record.", "Send the whole log area."),
+    ("log.padding", "Something stands behind the log's padding.", "Send the log area as it is."),
+    ("log.events", "The log has too many records.", "See limits.log_events."),
+    ("log.algorithm", "A record uses an algorithm that the header does not list, or lists one wrongly.", "The log is damaged or hostile."),
+    ("log.digests", "A record has the wrong number of digests, or a digest where none may be.", "The log is damaged or hostile."),
+    ("log.event-type", "A record has a type that this log may not contain.", "The log is damaged or hostile."),
+    ("log.event-size", "A record's size field is larger than what follows or than the limit.", "The log is damaged or hostile."),
+    ("log.event-data", "A record's data does not have the structure of its type.", "The log is damaged or hostile."),
+    ("log.index", "A record has a register index that this kind of log may not use.", "No index is read under another numbering."),
+))
+_PLAN = _entries(4, "log-refused", (
+    ("plan.realm-create", "The log has no REALM_CREATE, more than one, or something before it.", "Exactly one realm create, first."),
+    ("plan.parameters", "A realm parameter has a value that no RMM accepts.", "The log is damaged or hostile."),
+    ("plan.hash-algorithm", "The log's algorithm is not the realm's.", "The VMM must log with the realm's measurement algorithm."),
+    ("plan.vm-version", "The VM VERSION record is repeated, misplaced or out of bounds.", "The log is damaged or hostile."),
+    ("plan.ripas", "A RIPAS range is empty, misaligned, outside the protected half, overlapping or too fine.", "The log is damaged or hostile."),
+    ("plan.image", "An image record is repeated, empty or out of the address range.", "The log is damaged or hostile."),
+    ("plan.unmeasured", "The log says that data was loaded without being measured, and it is not the log area.", "An image record without a digest is never unmeasured data."),
+    ("plan.log-area", "The log area is repeated, too large or misaligned.", "The log area is at most limits.unmeasured_bytes."),
+    ("plan.rec", "A REC record is malformed or there are too many.", "The log is damaged or hostile."),
+    ("plan.granules", "The images have more granules than the limit.", "See limits.plan_granules."),
+))
+_RIM = _entries(5, "measurement-refused", (
+    ("rim.image-unknown", "The log names an image that is not registered.", "Register the image, if you trust it."),
+    ("rim.image-revoked", "The log names an image that was revoked.", "Boot a current image."),
+    ("rim.image-size", "The logged size is not that of the registered image.", "The log lies about what was loaded, or the VMM loads another part."),
+    ("rim.image-alignment", "The image lies at an offset within a page for which no granule digests are registered.", "Register the image's content, or load it page aligned."),
+    ("rim.dialects", "No dialect of the replay is both allowed and within the limits.", "Look at the workload's rmm table."),
+    ("rim.mismatch", "No allowed replay of the log gives the RIM that the RMM signed.", "The host did something that is not in the log, or loaded other bytes."),
+))
+_BOOT = _entries(6, "boot-plan-refused", (
+    ("boot.role-missing", "An image that the workload requires was not loaded.", "Compare the VM's definition with the workload."),
+    ("boot.role-unexpected", "An image was loaded that the workload does not allow.", "Images of two workloads may have been mixed."),
+    ("boot.role-repeated", "Two images of one role were loaded.", "Each role is loaded once."),
+    ("boot.overlap", "Two ranges overlap.", "A hostile host may hide one image under another."),
+    ("boot.outside-ram", "A range lies outside RAM.", "Compare the VM's definition with the workload."),
+    ("boot.address", "An image lies at an address that its role may not have.", "Compare the VM's definition with the workload."),
+    ("boot.alignment", "An image lies at an address with an alignment that its role may not have.", "arm64 kernels load at 2 MiB plus text_offset; device trees at 8 bytes."),
+    ("boot.log-area", "The unmeasured log area holds something that must be measured.", "The entry point or x0 points into memory that the host wrote."),
+    ("boot.log-reserved", "The device tree does not reserve the log area.", "Use the device tree of a VM with a measurement log."),
+    ("boot.rec-count", "Not exactly one vCPU is runnable at boot.", "A second runnable vCPU is host-chosen code."),
+    ("boot.rec-flags", "A REC has unknown flags.", "Only bit 0 is defined."),
+    ("boot.entry-point", "The first vCPU does not start at the entry point of the kernel or firmware.", "The host jumped into the middle of an image."),
+    ("boot.x0", "x0 is not what the boot protocol says.", "x0 must be the measured device tree, or zero."),
+    ("boot.gprs", "x1 to x7 are not zero.", "The boot protocol reserves them."),
+    ("boot.flags", "The realm has a feature flag that the workload does not allow.", "See the workload's parameters table."),
+    ("boot.parameters", "A realm parameter is outside the workload's bounds.", "See the workload's parameters table."),
+    ("boot.hash-algorithm", "The realm's hash algorithm is not allowed.", "See the workload's rmm table."),
+    ("boot.hash-mismatch", "The token and the log name different hash algorithms.", "The log is not of this realm."),
+    ("boot.ram", "The RAM is not what the workload or the VMM allows.", "See the workload's memory table."),
+    ("boot.vmm", "The VMM is not one the workload allows.", "See the workload's vmm list."),
+    ("boot.kernel-header", "The kernel image has no arm64 Image header, or its memory reaches beyond RAM or into another image.", "Register a Linux arm64 Image."),
+    ("boot.image-deprecated", "A deprecated image was loaded.", "Plan the move to its successor."),
+))
+_TREE = _entries(7, "device-tree-refused", (
+    ("tree.malformed", "The device tree is malformed.", "Register the tree that the VMM loads."),
+    ("tree.memory", "The device tree's memory is not the realm's RAM.", "Register the tree of this VM size."),
+    ("tree.initrd", "The device tree's initrd range is not the initrd that was loaded.", "Register the tree of this VM."),
+    ("tree.missing", "No measured device tree was loaded.", "The guest would read a tree that the host wrote."),
+))
+_REM = _entries(8, "measurement-refused", (
+    ("rem.mismatch", "A REM does not have the expected value.", "Runtime measurements must be zero or as the workload says."),
+    ("rpv.mismatch", "The realm personalization value is not the expected one.", "The host chose another RPV."),
+    ("mec.policy", "The realm's memory is not encrypted with a private key.", "Start the realm with a private MEC policy."),
+))
+_POLICY = _entries(9, "not-authorized", (
+    ("policy.no-workload", "No workload may have this secret.", "Bind the secret to a workload."),
+    ("policy.workload-inactive", "Every workload that may have this secret is retired.", "Bind the secret to an active workload."),
+    ("policy.secret-revoked", "The secret has no active version.", "Store a new version."),
+    ("policy.accepted", "Everything matched.", "Nothing to do."),
+))
+
+ENTRIES: tuple[CatalogueEntry, ...] = (
+    *_CHALLENGE, *_KEY, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY,
+)  # fmt: skip
+CATALOGUE = MappingProxyType({entry.id: entry for entry in ENTRIES})
+"""Every finding id with its entry."""
+if len(CATALOGUE) != len(ENTRIES):
+    raise RuntimeError("a finding id stands twice in the catalogue")

@@ -1,0 +1,1 @@
+"""aiohttp: guest protocols, administration, audit."""

@@ -1,0 +1,1 @@
+"""PURE. Records of appraisals and releases."""

@@ -1,0 +1,59 @@
+"""Every limit: name, unit, default, reason.
+
+A hostile log or token must not cost the service more than a bounded amount of work. The numbers stand here and nowhere
+else; each may be overridden in the ``[limits]`` table of the configuration.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+KIB = 1024
+MIB = 1024 * KIB
+GRANULE_SIZE = 4 * KIB
+"""RMM granule in bytes (RMM 1.0, A2.2). Not a limit, but every limit below counts in it."""
+
+
+def _limit(default: int, unit: str, reason: str) -> Any:
+    return field(default=default, metadata={"unit": unit, "reason": reason})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """All limits of one process. ``Limits()`` gives the defaults."""
+
+    body_bytes: int = _limit(2 * MIB, "bytes", "token, three logs and base64 overhead fit; a larger body is an attack")
+    key_request_bytes: int = _limit(16 * KIB, "bytes", "a JWK of RSA 8192 is 1.4 KiB")
+    token_bytes: int = _limit(16 * KIB, "bytes", "TF-RMM hands out 4 KiB; room for a longer platform token")
+    realm_token_bytes: int = _limit(4 * KIB, "bytes", "TF-RMM's realm token buffer is 1 KiB")
+    cbor_depth: int = _limit(8, "levels", "a CCA token needs 4")
+    cbor_items: int = _limit(1000, "items", "the largest public token has about 120")
+    log_bytes: int = _limit(1 * MIB, "bytes", "td-shim's area is 1 MiB, the largest seen")
+    vmm_log_bytes: int = _limit(64 * KIB, "bytes", "size of the log area that QEMU and kvmtool reserve")
+    log_events: int = _limit(8192, "events", "the longest real log seen has 120")
+    log_algorithms: int = _limit(8, "algorithms", "TCG defines fewer hash algorithms in use")
+    event_bytes: int = _limit(1 * MIB, "bytes", "ceiling recommended by the PC Client profile")
+    device_path_nodes: int = _limit(64, "nodes", "real boot entries have fewer than 10")
+    image_records: int = _limit(16, "records", "no VMM loads more than five images")
+    ripas_records: int = _limit(64, "records", "one is normal")
+    ripas_entries: int = _limit(65536, "entries", "128 GiB of RAM in 2 MiB entries")
+    unmeasured_bytes: int = _limit(64 * KIB, "bytes", "only the log area may be unmeasured")
+    plan_granules: int = _limit(4 * MIB, "granules", "16 GiB of measured images")
+    recs: int = _limit(512, "records", "one REC record per vCPU at most")
+    cpus: int = _limit(512, "CPUs", "KVM's arm64 limit")
+    replay_dialects: int = _limit(24, "dialects", "RMM versions x roundings x orders that one appraisal may try")
+    replay_granules: int = _limit(16 * MIB, "granules", "all dialects of one appraisal together")
+    device_tree_bytes: int = _limit(2 * MIB, "bytes", "stock QEMU loads a 1 MiB tree")
+    device_tree_nodes: int = _limit(8192, "nodes", "QEMU with 512 CPUs stays below 3000")
+    device_tree_depth: int = _limit(16, "levels", "QEMU's deepest node is at 6")
+    image_bytes: int = _limit(2048 * MIB, "bytes", "largest image an administrator may register")
+    gunzip_bytes: int = _limit(512 * MIB, "bytes", "a gzip'd kernel unpacks to less than 100 MiB")
+    verifier_response_bytes: int = _limit(256 * KIB, "bytes", "evidence echo of a 16 KiB token and an EAR of 8 KiB")
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"limit {item.name} must be a positive number of {item.metadata['unit']}, not {value!r}")
+
+
+DEFAULT_LIMITS = Limits()

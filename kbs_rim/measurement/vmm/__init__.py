@@ -1,0 +1,1 @@
+"""PURE. Where each VMM places what, and the device tree it makes."""

@@ -1,0 +1,1 @@
+"""The attester's side: TSM reports, the guest client, the realm simulator."""

@@ -1,0 +1,1 @@
+"""A small platform verifier that speaks Veraison's API."""

@@ -1,0 +1,1 @@
+"""PURE. A secret to the guest's public key."""

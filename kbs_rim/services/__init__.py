@@ -1,0 +1,1 @@
+"""Use cases: async, no HTTP and no SQL."""

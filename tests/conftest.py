@@ -1,0 +1,11 @@
+"""Fixtures for every test."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The folder of test vectors."""
+    return Path(__file__).parent / "vectors"
