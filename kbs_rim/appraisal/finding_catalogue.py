@@ -90,6 +90,9 @@ _PLATFORM = _entries(3, "platform-refused", (
     ("verifier.malformed", "The verifier's answer is not an attestation result that we can read.", "Check the verifier's version and URL."),
     ("verifier.algorithm", "The attestation result is signed with an algorithm that is not allowed.", "See verifier.algorithms in the configuration."),
     ("verifier.signature", "The attestation result is not signed by a key that we trust.", "Pin the verifier's key; if it was rotated, pin the new one."),
+    ("verifier.key", "A key for attestation results is not a public JWK that we can read.", "Pin the public half of the verifier's key: EC, RSA or Ed25519."),
+    ("verifier.discovery-key", "The key that signed the attestation result is vouched for by the verifier's own discovery document only.", "Pin the key in the configuration: now the TLS peer is the root of trust."),
+    ("verifier.key-drift", "The verifier advertises another key than those that are pinned.", "If it was rotated on purpose, pin the new key; else find out who answers."),
     ("verifier.published-key", "The attestation result is signed by a key whose private half is published.", "Give the verifier a key of its own."),
     ("verifier.profile", "The attestation result has an unknown profile.", "See verifier.profiles in the configuration."),
     ("verifier.identity", "The attestation result does not say who made it, or names another verifier.", "Check the verifier's version and URL."),
@@ -100,6 +103,7 @@ _PLATFORM = _entries(3, "platform-refused", (
     ("verifier.status", "The verifier does not affirm the platform.", "Look at the trust vector in the record; provision reference values and trust anchors."),
     ("verifier.realm-status", "The verifier's opinion of the realm is worse than allowed.", "Only affirming, or warning for lack of reference values, is accepted."),
     ("verifier.vector", "The trust vector is missing, unknown or reports a malfunction.", "Look at the verifier's log."),
+    ("verifier.policy-id", "The verifier applied an appraisal policy that is not allowed.", "See verifier.appraisal_policy_ids in the configuration."),
     ("verifier.evidence-mismatch", "The verifier read other claims in the token than we did.", "Nothing honest causes this: the token was built to be read in two ways."),
     ("platform.lifecycle", "The platform is not in a life cycle state that is allowed.", "A platform in debug state cannot protect a realm."),
     ("platform.implementation", "The platform's implementation id is not allowed.", "Allow it in the workload, or refuse the machine."),
@@ -183,9 +187,17 @@ _POLICY = _entries(9, "not-authorized", (
     ("policy.secret-revoked", "The secret has no active version.", "Store a new version."),
     ("policy.accepted", "Everything matched.", "Nothing to do."),
 ))
+_ENDORSEMENT = _entries(0, "endorsement-refused", (
+    ("endorsement.malformed", "An endorsement file does not have the structure of its format.", "See docs/verifier.md for the formats; cocli writes CoRIMs that are read here."),
+    ("endorsement.profile", "A CoRIM has no profile, or one that is not for Arm CCA.", "Use tag:arm.com,2025:cca_platform#1.0.0 or tag:arm.com,2025:cca_realm#1.0.0."),
+    ("endorsement.signature", "A signed CoRIM is not signed by a key or chain that was given.", "Give the signer's root certificate, or the unsigned CoRIM."),
+    ("endorsement.validity", "A CoRIM is outside its validity.", "Get a current one from its author."),
+    ("endorsement.duplicate", "Two endorsements contradict each other.", "One trust anchor for each platform instance."),
+    ("endorsement.test-key", "A trust anchor is a key whose private half is published.", "Anybody can forge this platform's tokens. Allow it in test set-ups only."),
+))
 
 ENTRIES: tuple[CatalogueEntry, ...] = (
-    *_CHALLENGE, *_KEY, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY,
+    *_CHALLENGE, *_KEY, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_ENDORSEMENT,
 )  # fmt: skip
 CATALOGUE = MappingProxyType({entry.id: entry for entry in ENTRIES})
 """Every finding id with its entry."""
