@@ -47,6 +47,10 @@ class RefusedKey(TheirFault):
     """A guest's public key that no secret may be sealed to."""
 
 
+class UnopenableSecret(TheirFault):
+    """An answer that is not a secret sealed to our own key; raised on the guest's side only."""
+
+
 class InvalidDocument(TheirFault):
     """An administrator's document (workload, image record, reference values) that does not validate."""
 

@@ -23,6 +23,11 @@ class Limits:
 
     body_bytes: int = _limit(2 * MIB, "bytes", "token, three logs and base64 overhead fit; a larger body is an attack")
     key_request_bytes: int = _limit(16 * KIB, "bytes", "a JWK of RSA 8192 is 1.4 KiB")
+    json_depth: int = _limit(16, "levels", "a JWK inside a request needs 3; the deepest document needs fewer than 10")
+    json_items: int = _limit(4096, "items", "containers, strings and separators of one request; a key request has about 30")
+    media_type_bytes: int = _limit(256, "bytes", "the longest media type we name has 70")
+    part_header_bytes: int = _limit(2 * KIB, "bytes", "header of one part of a multipart envelope; two short lines are enough")
+    secret_bytes: int = _limit(64 * KIB, "bytes", "a disk key, a certificate chain with its key; larger things belong on an encrypted disk")
     token_bytes: int = _limit(16 * KIB, "bytes", "TF-RMM hands out 4 KiB; room for a longer platform token")
     realm_token_bytes: int = _limit(4 * KIB, "bytes", "TF-RMM's realm token buffer is 1 KiB")
     cbor_depth: int = _limit(8, "levels", "a CCA token needs 4")

@@ -34,6 +34,10 @@ _KEY = _entries(0, "key-refused", (
     ("key.weak", "The guest's RSA key is too short or its exponent too small.", "Use RSA of 2048 bits or more with exponent 65537."),
     ("key.private", "The guest sent a private key.", "Send the public half only, and make a new key: this one is burnt."),
     ("key.legacy", "The guest asks for RSA PKCS#1 v1.5, which is switched off.", "Upgrade the client; the legacy switch weakens every release."),
+    ("key.capacity", "The secret is longer than plain RSA can carry under this key.", "Use ECDH-ES+A256KW or RSA-OAEP-256: these seal secrets of any length."),
+))
+_ANSWER = _entries(0, "answer-refused", (
+    ("answer.unopenable", "The broker's answer is not a secret sealed to the guest's key in the way the guest asked for.", "Ask again over another path: somebody changed the key or the answer."),
 ))
 _REQUEST = _entries(0, "not-found", (
     ("request.secret-unknown", "No secret of this name is registered, or no workload may have it.", "Register the secret and bind it to a workload."),
@@ -87,6 +91,7 @@ _TOKEN = _entries(2, "realm-token-refused", (
     ("platform.signature", "The platform token's signature does not verify under the given key.", "Wrong CPAK, or the token is forged."),
 ))
 _PLATFORM = _entries(3, "platform-refused", (
+    ("platform.not-judged", "The platform could not be judged.", "The findings of the earlier steps say why."),
     ("verifier.malformed", "The verifier's answer is not an attestation result that we can read.", "Check the verifier's version and URL."),
     ("verifier.algorithm", "The attestation result is signed with an algorithm that is not allowed.", "See verifier.algorithms in the configuration."),
     ("verifier.signature", "The attestation result is not signed by a key that we trust.", "Pin the verifier's key; if it was rotated, pin the new one."),
@@ -144,9 +149,11 @@ _RIM = _entries(5, "measurement-refused", (
     ("rim.image-size", "The logged size is not that of the registered image.", "The log lies about what was loaded, or the VMM loads another part."),
     ("rim.image-alignment", "The image lies at an offset within a page for which no granule digests are registered.", "Register the image's content, or load it page aligned."),
     ("rim.dialects", "No dialect of the replay is both allowed and within the limits.", "Look at the workload's rmm table."),
+    ("rim.not-judged", "The RIM could not be recomputed.", "The findings of the earlier steps say why."),
     ("rim.mismatch", "No allowed replay of the log gives the RIM that the RMM signed.", "The host did something that is not in the log, or loaded other bytes."),
 ))
 _BOOT = _entries(6, "boot-plan-refused", (
+    ("boot.not-judged", "The boot plan could not be judged.", "The findings of the earlier steps say why."),
     ("boot.role-missing", "An image that the workload requires was not loaded.", "Compare the VM's definition with the workload."),
     ("boot.role-unexpected", "An image was loaded that the workload does not allow.", "Images of two workloads may have been mixed."),
     ("boot.role-repeated", "Two images of one role were loaded.", "Each role is loaded once."),
@@ -197,7 +204,7 @@ _ENDORSEMENT = _entries(0, "endorsement-refused", (
 ))
 
 ENTRIES: tuple[CatalogueEntry, ...] = (
-    *_CHALLENGE, *_KEY, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_ENDORSEMENT,
+    *_CHALLENGE, *_KEY, *_ANSWER, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_ENDORSEMENT,
 )  # fmt: skip
 CATALOGUE = MappingProxyType({entry.id: entry for entry in ENTRIES})
 """Every finding id with its entry."""
