@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from kbs_rim.appraisal.registered_image import ImageState as ImageState
 from kbs_rim.appraisal.workload import Role, Workload
 from kbs_rim.ledger.records import AppraisalRecord, ChangeRecord, ReleaseRecord, VerdictKind
 from kbs_rim.measurement.image import ImageMeasurements
@@ -25,14 +26,6 @@ class Clock(Protocol):
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
-
-
-class ImageState(StrEnum):
-    """``active`` matches, ``deprecated`` matches with a warning, ``revoked`` never matches, and never again."""
-
-    ACTIVE = "active"
-    DEPRECATED = "deprecated"
-    REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

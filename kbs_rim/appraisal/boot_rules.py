@@ -1,0 +1,361 @@
+"""Step 6 and 7: the boot plan and its device tree, held against a workload.
+
+A matching RIM proves that the log told the truth. It does not prove that the truth is innocent: a hostile host can load
+trusted images at the wrong place, start in the middle of one, leave pages unmeasured, or add a second vCPU, and log all of
+it honestly (``specs/measurement-log.md`` 5.1). Each rule below names the attack that it stops. Every rule runs and reports on its
+own, so that one appraisal shows everything that is wrong.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from kbs_rim.appraisal.findings import Finding, Severity
+from kbs_rim.appraisal.registered_image import ImageState, RegisteredImage
+from kbs_rim.appraisal.workload import ImageRule, ParameterRules, Role, Workload
+from kbs_rim.limits import GRANULE_SIZE
+from kbs_rim.measurement.boot_plan import BootPlan, LoadedImage
+from kbs_rim.measurement.device_tree import DeviceTreeFacts
+from kbs_rim.measurement.dialect import Dialect
+from kbs_rim.measurement.rmm import RealmCreate, RealmFlags
+
+KERNEL_ALIGNMENT = 2 * 1024 * 1024
+"""arm64 boot protocol: the Image lies ``text_offset`` bytes above a 2 MiB boundary."""
+DEVICE_TREE_ALIGNMENT = 8
+_KNOWN_FLAGS = RealmFlags.LPA2 | RealmFlags.SVE | RealmFlags.PMU | RealmFlags.DA | RealmFlags.MEC_PRIVATE
+_CLAIMED_ROLES = {"KERNEL": Role.KERNEL, "INITRD": Role.INITRD, "FIRMWARE": Role.FIRMWARE, "DTB": Role.DEVICE_TREE}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Guest physical addresses [base, top)."""
+
+    base: int
+    top: int
+
+    def holds(self, other: "Range") -> bool:
+        """True if ``other`` lies wholly inside."""
+        return self.base <= other.base and other.top <= self.top
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, int) and self.base <= address < self.top
+
+    def rounded(self, page: int) -> "Range":
+        """Return the range rounded outwards to pages: what was really populated."""
+        return Range(self.base // page * page, -(-self.top // page) * page)
+
+    def __str__(self) -> str:
+        return f"{self.base:#x}-{self.top:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An image of the plan with the role it plays under the workload."""
+
+    loaded: LoadedImage
+    image: RegisteredImage
+    role: Role
+
+    @property
+    def range(self) -> Range:
+        """Where its bytes lie."""
+        return Range(self.loaded.base, self.loaded.base + self.loaded.size)
+
+    @property
+    def where(self) -> dict[str, str | int]:
+        """Location for a finding."""
+        return {"event": self.loaded.event, "image": self.image.id, "role": self.role.value, "address": hex(self.loaded.base)}
+
+
+def judge_boot_plan(
+    plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload, dialect: Dialect | None
+) -> tuple[Finding, ...]:
+    """Return every finding of steps 6 and 7.
+
+    ``images`` maps event numbers of the plan's image records to what the registry knows them as; ``dialect`` is the one
+    that matched the RIM, None if none did (then page rounding is taken as 4 KiB).
+    """
+    return tuple(_findings(plan, images, workload, dialect))
+
+
+def _findings(
+    plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload, dialect: Dialect | None
+) -> Iterator[Finding]:
+    placed, role_findings = _place(plan, images, workload)
+    yield from role_findings
+    by_role = {item.role: item for item in placed}
+    tree = by_role[Role.DEVICE_TREE].image.measurements.device_tree if Role.DEVICE_TREE in by_role else None
+    ram = _ram_of(plan, tree)
+    page = dialect.rounding.value if dialect else GRANULE_SIZE
+    yield from _judge_vmm(plan, workload)
+    yield from _judge_parameters(plan.create.params, workload.parameters)
+    yield from _judge_hash(plan, workload)
+    yield from _judge_ram(ram, workload)
+    yield from _judge_places(placed, workload, ram)
+    yield from _judge_overlaps(plan, page)
+    yield from _judge_kernel(by_role.get(Role.KERNEL), plan, ram)
+    yield from _judge_log_area(plan, tree, ram)
+    yield from _judge_recs(plan, by_role, workload)
+    yield from _judge_tree(by_role, tree, ram, workload)
+
+
+# --- images and roles -------------------------------------------------------------------------------------------------
+
+
+def _place(
+    plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload
+) -> tuple[list[Placed], list[Finding]]:
+    """Give each image its role. The log's description only breaks a tie: nobody measured it."""
+    placed: list[Placed] = []
+    findings: list[Finding] = []
+    for loaded in plan.images:
+        image = images.get(loaded.event)
+        if image is None:
+            continue  # rim.image-unknown says so already
+        roles = [role for role in workload.roles_of(image.id) if role in image.roles]
+        claimed = _CLAIMED_ROLES.get(loaded.description.strip().upper())
+        where: dict[str, str | int] = {"event": loaded.event, "image": image.id, "address": hex(loaded.base)}
+        if not roles:
+            findings.append(_unexpected(image, claimed, workload, where))
+            continue
+        role = claimed if claimed in roles else roles[0]
+        if any(item.role is role for item in placed):
+            findings.append(Finding("boot.role-repeated", f"a second {role.value} was loaded", seen=image.name, where=where))
+        if image.state is ImageState.DEPRECATED:
+            message = f"{role.value} {image.name} is deprecated"
+            findings.append(Finding("boot.image-deprecated", message, Severity.WARNING, where=where))
+        placed.append(Placed(loaded, image, role))
+    present = {item.role for item in placed}
+    for rule in workload.images:
+        if rule.required and rule.role not in present:
+            message = f"the workload requires a {rule.role.value} and none of those it allows was loaded"
+            findings.append(Finding("boot.role-missing", message, expected=_names(rule), where={"role": rule.role.value}))
+    return placed, findings
+
+
+def _unexpected(image: RegisteredImage, claimed: Role | None, workload: Workload, where: dict[str, str | int]) -> Finding:
+    rule = workload.rule_for(claimed) if claimed else None
+    return Finding(
+        "boot.role-unexpected",
+        f"image {image.name} is trusted, but not for workload {workload.name}",
+        expected=_names(rule) if rule else "no such image",
+        seen=image.id,
+        where=where,
+    )
+
+
+def _names(rule: ImageRule) -> str:
+    shown = ", ".join(rule.images[:3])
+    return shown if len(rule.images) <= 3 else f"{shown} and {len(rule.images) - 3} more"
+
+
+def _judge_places(placed: list[Placed], workload: Workload, ram: Range | None) -> Iterator[Finding]:
+    """An image lies where its role may: in the workload's windows if it names some, else anywhere in RAM."""
+    for item in placed:
+        rule = workload.rule_for(item.role)
+        windows = rule.addresses if rule else ()
+        if windows:
+            if not any(item.loaded.base in window for window in windows):
+                allowed = ", ".join(f"{window.min:#x}-{window.max:#x}" for window in windows)
+                message = f"the {item.role.value} lies at an address the workload does not allow"
+                yield Finding("boot.address", message, expected=allowed, seen=hex(item.loaded.base), where=item.where)
+        elif ram is not None and not ram.holds(item.range):
+            message = f"the {item.role.value} lies outside RAM"
+            yield Finding("boot.outside-ram", message, expected=str(ram), seen=str(item.range), where=item.where)
+        if item.role is Role.DEVICE_TREE and item.loaded.base % DEVICE_TREE_ALIGNMENT:
+            message = "the device tree is not 8-byte aligned"
+            yield Finding("boot.alignment", message, seen=hex(item.loaded.base), where=item.where)
+
+
+def _judge_overlaps(plan: BootPlan, page: int) -> Iterator[Finding]:
+    """No two populated ranges share a page: a later one would hide or replace the earlier one."""
+    ranges = [(Range(image.base, image.base + image.size).rounded(page), image.event) for image in plan.images]
+    if plan.log_area is not None:
+        ranges.append((Range(plan.log_area.base, plan.log_area.base + plan.log_area.size), plan.log_area.event))
+    ranges.sort(key=lambda item: item[0].base)
+    widest = None
+    for current in ranges:
+        if widest is not None and current[0].base < widest[0].top:
+            message = f"events {widest[1]} and {current[1]} populate the same memory"
+            where = {"event": current[1], "address": hex(current[0].base)}
+            yield Finding("boot.overlap", message, expected="disjoint ranges", seen=f"{widest[0]} and {current[0]}", where=where)
+        if widest is None or current[0].top > widest[0].top:
+            widest = current
+
+
+def _judge_kernel(kernel: Placed | None, plan: BootPlan, ram: Range | None) -> Iterator[Finding]:
+    """A kernel obeys the arm64 boot protocol, and its BSS runs into nothing."""
+    if kernel is None:
+        return
+    header = kernel.image.measurements.kernel
+    if header is None:
+        yield Finding("boot.kernel-header", "the kernel has no arm64 Image header", seen=kernel.image.name, where=kernel.where)
+        return
+    if (kernel.loaded.base - header.text_offset) % KERNEL_ALIGNMENT:
+        message = "the kernel is not at its text_offset above a 2 MiB boundary"
+        seen = f"{kernel.loaded.base:#x} with text_offset {header.text_offset:#x}"
+        yield Finding("boot.alignment", message, seen=seen, where=kernel.where)
+    memory = Range(kernel.loaded.base, kernel.loaded.base + max(header.image_size, kernel.loaded.size))
+    if ram is not None and not ram.holds(memory):
+        message = "the kernel's memory reaches beyond RAM"
+        yield Finding("boot.kernel-header", message, expected=str(ram), seen=str(memory), where=kernel.where)
+    for other in plan.images:
+        if other.event != kernel.loaded.event and memory.base < other.base + other.size and other.base < memory.top:
+            message = f"the kernel's memory reaches into what event {other.event} loaded"
+            yield Finding("boot.kernel-header", message, seen=f"{memory} and {other.base:#x}", where=kernel.where)
+
+
+# --- realm parameters and memory --------------------------------------------------------------------------------------
+
+
+def _judge_vmm(plan: BootPlan, workload: Workload) -> Iterator[Finding]:
+    if not workload.vmm:
+        return
+    name = plan.vm.name if plan.vm else None
+    if name not in workload.vmm:
+        yield Finding("boot.vmm", "the VMM is not one the workload allows", expected=", ".join(workload.vmm), seen=name or "not logged")
+
+
+def _judge_hash(plan: BootPlan, workload: Workload) -> Iterator[Finding]:
+    allowed = workload.rmm.hash_algorithms
+    if plan.hash_algorithm not in allowed:
+        message = "the realm's hash algorithm is not allowed"
+        expected = ", ".join(algorithm.value for algorithm in allowed)
+        yield Finding("boot.hash-algorithm", message, expected=expected, seen=plan.hash_algorithm.value)
+
+
+def _judge_parameters(params: RealmCreate, rules: ParameterRules) -> Iterator[Finding]:
+    """Every feature is off unless allowed; every count is inside its bounds (real counts, not RMI encodings)."""
+    flags = params.flags
+    if unknown := flags & ~int(_KNOWN_FLAGS):
+        yield Finding("boot.flags", "the realm has feature flags we do not know", expected="0", seen=hex(unknown))
+    allowed = {
+        RealmFlags.LPA2: rules.lpa2,
+        RealmFlags.SVE: rules.sve,
+        RealmFlags.PMU: rules.pmu,
+        RealmFlags.DA: rules.device_assignment,
+    }
+    for flag, is_allowed in allowed.items():
+        if flags & flag and not is_allowed:
+            yield Finding("boot.flags", f"the realm has {flag.name} on", expected="off", seen="on", where={"flag": str(flag.name)})
+    checks = [
+        ("ipa_bits", params.s2sz, rules.ipa_bits, True),
+        ("breakpoints", params.num_bps + 1, rules.breakpoints, True),
+        ("watchpoints", params.num_wps + 1, rules.watchpoints, True),
+        ("sve_vector_bits", (params.sve_vl + 1) * 128, rules.sve_vector_bits, bool(flags & RealmFlags.SVE)),
+        ("pmu_counters", params.pmu_num_ctrs, rules.pmu_counters, bool(flags & RealmFlags.PMU)),
+    ]
+    for name, value, bounds, applies in checks:
+        if applies and value not in bounds:
+            expected = f"{bounds.min} to {bounds.max}"
+            yield Finding("boot.parameters", f"{name} is out of bounds", expected=expected, seen=str(value), where={"parameter": name})
+
+
+def _ram_of(plan: BootPlan, tree: DeviceTreeFacts | None) -> Range | None:
+    """RAM as logged; where the kernel sets RIPAS and nothing is logged (RMM 2.0), as the measured device tree says."""
+    if len(plan.ripas) == 1:
+        record = plan.ripas[0]
+        return Range(record.base, record.base + record.size)
+    if not plan.ripas and tree is not None and len(tree.memory) == 1:
+        base, size = tree.memory[0]
+        return Range(base, base + size)
+    return None
+
+
+def _judge_ram(ram: Range | None, workload: Workload) -> Iterator[Finding]:
+    rules = workload.memory
+    expected = f"one range from {rules.base:#x}, {rules.size.min:#x} to {rules.size.max:#x} bytes"
+    if ram is None:
+        yield Finding("boot.ram", "the log does not give RAM as one range", expected=expected)
+    elif ram.base != rules.base or ram.top - ram.base not in rules.size:
+        yield Finding("boot.ram", "the RAM is not what the workload allows", expected=expected, seen=str(ram))
+
+
+# --- log area and vCPUs -----------------------------------------------------------------------------------------------
+
+
+def _judge_log_area(plan: BootPlan, tree: DeviceTreeFacts | None, ram: Range | None) -> Iterator[Finding]:
+    """The log is the only memory that the host may fill unmeasured: inside RAM, reserved, never executed, never parsed."""
+    if plan.log_area is None:
+        return
+    area = Range(plan.log_area.base, plan.log_area.base + plan.log_area.size)
+    where: dict[str, str | int] = {"event": plan.log_area.event, "address": hex(area.base)}
+    if ram is not None and not ram.holds(area):
+        yield Finding("boot.outside-ram", "the log area lies outside RAM", expected=str(ram), seen=str(area), where=where)
+    if tree is not None and tree.log_area != (area.base, area.top - area.base):
+        expected = f"{tree.log_area[0]:#x}-{sum(tree.log_area):#x}" if tree.log_area else "no log area"
+        message = "the device tree does not reserve the log area"
+        yield Finding("boot.log-reserved", message, expected=expected, seen=str(area), where=where)
+    for record in plan.recs:
+        for name, value in (("pc", record.rec.pc), ("x0", record.rec.gprs[0])):
+            if record.rec.runnable and value in area:
+                message = f"{name} points into the log area, which the host wrote"
+                yield Finding("boot.log-area", message, seen=hex(value), where={"event": record.event, "register": name})
+
+
+def _judge_recs(plan: BootPlan, by_role: Mapping[Role, Placed], workload: Workload) -> Iterator[Finding]:
+    """Exactly one runnable vCPU, which starts at the start of the right image with the registers of the boot protocol."""
+    runnable = [record for record in plan.recs if record.rec.runnable]
+    if len(runnable) != 1:
+        yield Finding("boot.rec-count", "not exactly one vCPU is runnable at boot", expected="1", seen=str(len(runnable)))
+    entry = by_role.get(workload.entry.role)
+    for record in runnable:
+        rec, where = record.rec, {"event": record.event}
+        if rec.flags != 1:
+            yield Finding("boot.rec-flags", "the REC has unknown flags", expected="0x1", seen=hex(rec.flags), where=where)
+        if entry is not None and rec.pc != entry.loaded.base:
+            message = f"the vCPU does not start at the entry point of the {entry.role.value}"
+            yield Finding("boot.entry-point", message, expected=hex(entry.loaded.base), seen=hex(rec.pc), where=where)
+        yield from _judge_registers(rec.gprs, by_role.get(Role.DEVICE_TREE), workload, where)
+
+
+def _judge_registers(
+    gprs: tuple[int, ...], tree: Placed | None, workload: Workload, where: Mapping[str, str | int]
+) -> Iterator[Finding]:
+    if workload.entry.x0 == "zero":
+        expected: int | None = 0
+    else:
+        expected = tree.loaded.base if tree is not None else None
+    if gprs[0] != expected:
+        shown = "the measured device tree" if expected is None else hex(expected)
+        yield Finding("boot.x0", "x0 is not what the boot protocol says", expected=shown, seen=hex(gprs[0]), where=where)
+    if any(gprs[1:]):
+        seen = ", ".join(f"x{number}={value:#x}" for number, value in enumerate(gprs) if number and value)
+        yield Finding("boot.gprs", "x1 to x7 are not zero", expected="0", seen=seen, where=where)
+
+
+# --- device tree (byte-equal to a registered image in this version) ---------------------------------------------------
+
+
+def _judge_tree(
+    by_role: Mapping[Role, Placed], tree: DeviceTreeFacts | None, ram: Range | None, workload: Workload
+) -> Iterator[Finding]:
+    """The tree's bytes are registered; what it says must also be true of this VM."""
+    placed = by_role.get(Role.DEVICE_TREE)
+    if placed is None:
+        yield Finding("tree.missing", "no measured device tree was loaded", where={"role": Role.DEVICE_TREE.value})
+        return
+    if tree is None:
+        yield Finding("tree.malformed", "the image registered as device tree is none", seen=placed.image.name, where=placed.where)
+        return
+    seen = ", ".join(str(Range(base, base + size)) for base, size in tree.memory) or "no memory node"
+    if ram is not None and tree.memory != ((ram.base, ram.top - ram.base),):
+        message = "the device tree's memory is not the realm's RAM"
+        yield Finding("tree.memory", message, expected=str(ram), seen=seen, where=placed.where)
+    yield from _judge_initrd(by_role.get(Role.INITRD), tree, placed, workload)
+
+
+def _judge_initrd(
+    initrd: Placed | None, tree: DeviceTreeFacts, placed: Placed, workload: Workload
+) -> Iterator[Finding]:
+    """The kernel finds its initrd through the tree: the range must be the measured initrd, or absent without one."""
+    named = Range(*tree.initrd) if tree.initrd and tree.initrd[0] != tree.initrd[1] else None
+    loaded = initrd.range if initrd else None
+    if named == loaded:
+        return
+    # Firmware does not read these properties: it gets its initrd elsewhere and measures it at run time.
+    severity = Severity.WARNING if workload.entry.role is Role.FIRMWARE and loaded is None else Severity.ERROR
+    message = "the device tree's initrd is not the initrd that was loaded"
+    expected, seen = str(loaded or "no initrd"), str(named or "no initrd")
+    yield Finding("tree.initrd", message, severity, expected=expected, seen=seen, where=placed.where)
+
+
