@@ -202,9 +202,15 @@ _ENDORSEMENT = _entries(0, "endorsement-refused", (
     ("endorsement.duplicate", "Two endorsements contradict each other.", "One trust anchor for each platform instance."),
     ("endorsement.test-key", "A trust anchor is a key whose private half is published.", "Anybody can forge this platform's tokens. Allow it in test set-ups only."),
 ))
+_IMAGE = _entries(0, "image-refused", (
+    ("image.empty", "The image file is empty.", "Register the file that the VMM loads."),
+    ("image.too-large", "The image file, or what it unpacks to, is larger than the limit.", "See limits.image_bytes and limits.gunzip_bytes."),
+    ("image.truncated", "The image does not have the length that was announced.", "The file changed while it was read, or the transfer was cut; hash it again."),
+    ("image.gzip", "The gzip'd kernel is damaged.", "Fetch it again."),
+))
 
 ENTRIES: tuple[CatalogueEntry, ...] = (
-    *_CHALLENGE, *_KEY, *_ANSWER, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_ENDORSEMENT,
+    *_CHALLENGE, *_KEY, *_ANSWER, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_IMAGE, *_ENDORSEMENT,
 )  # fmt: skip
 CATALOGUE = MappingProxyType({entry.id: entry for entry in ENTRIES})
 """Every finding id with its entry."""
