@@ -77,9 +77,7 @@ def judge_boot_plan(
     return tuple(_findings(plan, images, workload, dialect))
 
 
-def _findings(
-    plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload, dialect: Dialect | None
-) -> Iterator[Finding]:
+def _findings(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload, dialect: Dialect | None) -> Iterator[Finding]:
     placed, role_findings = _place(plan, images, workload)
     yield from role_findings
     by_role = {item.role: item for item in placed}
@@ -101,9 +99,7 @@ def _findings(
 # --- images and roles -------------------------------------------------------------------------------------------------
 
 
-def _place(
-    plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload
-) -> tuple[list[Placed], list[Finding]]:
+def _place(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload) -> tuple[list[Placed], list[Finding]]:
     """Give each image its role. The log's description only breaks a tie: nobody measured it."""
     placed: list[Placed] = []
     findings: list[Finding] = []
@@ -308,9 +304,7 @@ def _judge_recs(plan: BootPlan, by_role: Mapping[Role, Placed], workload: Worklo
         yield from _judge_registers(rec.gprs, by_role.get(Role.DEVICE_TREE), workload, where)
 
 
-def _judge_registers(
-    gprs: tuple[int, ...], tree: Placed | None, workload: Workload, where: Mapping[str, str | int]
-) -> Iterator[Finding]:
+def _judge_registers(gprs: tuple[int, ...], tree: Placed | None, workload: Workload, where: Mapping[str, str | int]) -> Iterator[Finding]:
     if workload.entry.x0 == "zero":
         expected: int | None = 0
     else:
@@ -326,9 +320,7 @@ def _judge_registers(
 # --- device tree (byte-equal to a registered image in this version) ---------------------------------------------------
 
 
-def _judge_tree(
-    by_role: Mapping[Role, Placed], tree: DeviceTreeFacts | None, ram: Range | None, workload: Workload
-) -> Iterator[Finding]:
+def _judge_tree(by_role: Mapping[Role, Placed], tree: DeviceTreeFacts | None, ram: Range | None, workload: Workload) -> Iterator[Finding]:
     """The tree's bytes are registered; what it says must also be true of this VM."""
     placed = by_role.get(Role.DEVICE_TREE)
     if placed is None:
@@ -344,9 +336,7 @@ def _judge_tree(
     yield from _judge_initrd(by_role.get(Role.INITRD), tree, placed, workload)
 
 
-def _judge_initrd(
-    initrd: Placed | None, tree: DeviceTreeFacts, placed: Placed, workload: Workload
-) -> Iterator[Finding]:
+def _judge_initrd(initrd: Placed | None, tree: DeviceTreeFacts, placed: Placed, workload: Workload) -> Iterator[Finding]:
     """The kernel finds its initrd through the tree: the range must be the measured initrd, or absent without one."""
     named = Range(*tree.initrd) if tree.initrd and tree.initrd[0] != tree.initrd[1] else None
     loaded = initrd.range if initrd else None
@@ -357,5 +347,3 @@ def _judge_initrd(
     message = "the device tree's initrd is not the initrd that was loaded"
     expected, seen = str(loaded or "no initrd"), str(named or "no initrd")
     yield Finding("tree.initrd", message, severity, expected=expected, seen=seen, where=placed.where)
-
-

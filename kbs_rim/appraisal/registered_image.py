@@ -33,9 +33,7 @@ class ImageSet:
 
     def __init__(self, images: Iterable[RegisteredImage]) -> None:
         """Index ``images`` by every digest of their loaded bytes."""
-        self._by_digest = {
-            (algorithm, digest): image for image in images for algorithm, digest in image.measurements.digests.items()
-        }
+        self._by_digest = {(algorithm, digest): image for image in images for algorithm, digest in image.measurements.digests.items()}
 
     def registered(self, algorithm: HashAlgorithm, digest: bytes) -> RegisteredImage | None:
         """Return the image whatever its state."""

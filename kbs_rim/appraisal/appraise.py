@@ -1,0 +1,238 @@
+"""The appraisal: evidence in, findings and a verdict out (DESIGN.md section 5).
+
+Pure: the same bytes, images, workloads and time give the same verdict years later. Steps that cannot run leave a finding,
+never silence; nothing to check is a failure. Left to the caller: redeeming the challenge, asking the external verifier,
+fetching images by the digests that ``digests_of`` names, and writing the record before anything is released.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kbs_rim.appraisal.attestation_result import EarPolicy, judge_attestation_result
+from kbs_rim.appraisal.boot_rules import judge_boot_plan
+from kbs_rim.appraisal.findings import Finding, Severity, errors_of
+from kbs_rim.appraisal.realm_rules import judge_claims
+from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
+from kbs_rim.appraisal.token_rules import judge_platform_claims, judge_realm_token
+from kbs_rim.appraisal.workload import Workload
+from kbs_rim.errors import MalformedEvidence
+from kbs_rim.evidence.cca_token import CcaToken
+from kbs_rim.evidence.envelope import Evidence
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
+from kbs_rim.limits import Limits
+from kbs_rim.measurement.boot_plan import BootPlan, boot_plan_from_log
+from kbs_rim.measurement.dialect import Dialect
+from kbs_rim.measurement.replay import ReplayResult, match_rim
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A workload that may have the secret, in the revision that was current."""
+
+    workload: Workload
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Everything one appraisal looks at. ``issued_at`` and ``at`` are seconds since the epoch.
+
+    ``attestation_result`` is the verifier's compact JWS.
+    """
+
+    token: CcaToken
+    plan: BootPlan | None
+    log_findings: tuple[Finding, ...]
+    challenge: bytes
+    issued_at: int
+    at: int
+    attestation_result: str
+    ear_policy: EarPolicy
+    images: ImageSet
+    candidates: tuple[Candidate, ...]
+    limits: Limits
+    allow_test_keys: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Allowed or not, for which workload, and why. ``facts`` are numbers an auditor wants to filter and compare."""
+
+    allowed: bool
+    candidate: Candidate | None
+    findings: tuple[Finding, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opinion:
+    """What one workload says."""
+
+    candidate: Candidate
+    findings: tuple[Finding, ...]
+    dialect: Dialect | None
+
+    @property
+    def errors(self) -> int:
+        return len(errors_of(self.findings))
+
+
+def read_log(evidence: Evidence, limits: Limits) -> tuple[BootPlan | None, tuple[Finding, ...]]:
+    """Step 4: find the VMM log and turn it into a boot plan, or say why not."""
+    logs = dict(evidence.logs)
+    raw = logs.pop(LogKind.VMM, None)
+    findings = [Finding("log.kind", f"the {kind.value} log was not judged", Severity.NOTE, seen=kind.value) for kind in sorted(logs)]
+    if raw is None:
+        return None, (*findings, Finding("log.missing", "no VMM log came with the token", expected="a VMM log", seen="none"))
+    try:
+        return boot_plan_from_log(parse_tcg_log(raw, LogKind.VMM, limits), limits), tuple(findings)
+    except MalformedEvidence as error:
+        return None, (*findings, Finding.from_error(error, log=LogKind.VMM.value))
+
+
+def digests_of(plan: BootPlan | None) -> tuple[tuple[HashAlgorithm, bytes], ...]:
+    """Return what to look up in the registry: the digests that the log names, each once."""
+    if plan is None:
+        return ()
+    return tuple(dict.fromkeys((image.algorithm, image.digest) for image in plan.images))
+
+
+def appraise(case: Case) -> Verdict:
+    """Judge ``case``; every step runs, and the verdict carries all findings."""
+    common = [
+        *judge_realm_token(case.token, challenge=case.challenge, allow_test_keys=case.allow_test_keys, allow_legacy_profile=True),
+        *judge_platform_claims(case.token, allow_test_keys=case.allow_test_keys),
+    ]
+    opinion = judge_attestation_result(
+        case.attestation_result,
+        case.ear_policy,
+        token=case.token,
+        challenge=case.challenge,
+        issued_at=case.issued_at,
+        at=case.at,
+    )
+    common += opinion.findings
+    common += case.log_findings
+    resolved, image_findings = _resolve(case)
+    common += image_findings
+    opinions = _judge_workloads(case, resolved, measurable=not errors_of(image_findings))
+    if not opinions:
+        common.append(Finding("policy.no-workload", "no active workload may have this secret"))
+    return _verdict(case, tuple(common), opinions, resolved, opinion.facts)
+
+
+def _resolve(case: Case) -> tuple[dict[int, RegisteredImage], list[Finding]]:
+    """Step 5, first half: every image that the log names is registered, active, and of the logged size."""
+    resolved: dict[int, RegisteredImage] = {}
+    findings: list[Finding] = []
+    if case.plan is None:
+        return resolved, findings
+    realm_hash = case.token.realm.claims.hash_algorithm
+    if case.plan.hash_algorithm is not realm_hash:
+        message = "the log was made for another hash algorithm than the realm's"
+        findings.append(Finding("boot.hash-mismatch", message, expected=realm_hash.value, seen=case.plan.hash_algorithm.value))
+    for loaded in case.plan.images:
+        where: dict[str, str | int] = {"event": loaded.event, "description": loaded.description, "address": hex(loaded.base)}
+        image = case.images.registered(loaded.algorithm, loaded.digest)
+        if image is None:
+            message = f"event {loaded.event} loads an image that is not registered"
+            findings.append(Finding("rim.image-unknown", message, seen=loaded.digest.hex(), where=where))
+            continue
+        resolved[loaded.event] = image
+        where["image"] = image.id
+        if image.state is ImageState.REVOKED:
+            message = f"event {loaded.event} loads {image.name}, which is revoked"
+            findings.append(Finding("rim.image-revoked", message, seen=image.id, where=where))
+        if image.measurements.size != loaded.size:
+            message = f"event {loaded.event} loads another number of bytes than {image.name} has"
+            expected, seen = str(image.measurements.size), str(loaded.size)
+            findings.append(Finding("rim.image-size", message, expected=expected, seen=seen, where=where))
+    return resolved, findings
+
+
+def _judge_workloads(case: Case, resolved: Mapping[int, RegisteredImage], *, measurable: bool) -> list[_Opinion]:
+    """Steps 5 to 9 for each workload. Replays are shared between workloads that allow the same dialects."""
+    replays: dict[tuple[Dialect, ...], tuple[ReplayResult | None, tuple[Finding, ...]]] = {}
+    opinions = []
+    for candidate in case.candidates:
+        workload = candidate.workload
+        dialects = allowed_dialects(workload)
+        if dialects not in replays:
+            replays[dialects] = _replay(case, dialects, measurable=measurable)
+        result, replay_findings = replays[dialects]
+        dialect = result.matched if result else None
+        findings = [*replay_findings, *judge_claims(case.token, workload)]
+        if case.plan is None:
+            findings.append(Finding("boot.not-judged", "there is no boot plan to judge"))
+        else:
+            findings += judge_boot_plan(case.plan, resolved, workload, dialect)
+        opinions.append(_Opinion(candidate, tuple(findings), dialect))
+    return opinions
+
+
+def allowed_dialects(workload: Workload) -> tuple[Dialect, ...]:
+    """Return the dialects to try for a workload, likeliest first: RMM version, then order, then rounding."""
+    rules = workload.rmm
+    return tuple(Dialect(rmm, rounding, order) for rounding in rules.roundings for order in rules.orders for rmm in rules.versions)
+
+
+def _replay(case: Case, dialects: tuple[Dialect, ...], *, measurable: bool) -> tuple[ReplayResult | None, tuple[Finding, ...]]:
+    """Step 5, second half: recomputed RIM == signed RIM under one of ``dialects``."""
+    if case.plan is None or not measurable:
+        return None, (Finding("rim.not-judged", "the RIM could not be recomputed"),)
+    signed = case.token.realm.claims.initial_measurement
+    try:
+        result = match_rim(case.plan, case.images, signed, dialects, case.limits)
+    except MalformedEvidence as error:
+        return None, (Finding.from_error(error),)
+    if result.matched is None:
+        computed = "; ".join(f"{dialect}: {rim.hex()}" for dialect, rim in result.rims.items())
+        message = f"none of {len(result.rims)} replays of the log gives the signed RIM"
+        return result, (Finding("rim.mismatch", message, expected=computed or "no replay possible", seen=signed.hex()),)
+    return result, ()
+
+
+def _verdict(
+    case: Case,
+    common: tuple[Finding, ...],
+    opinions: list[_Opinion],
+    resolved: Mapping[int, RegisteredImage],
+    platform_facts: Mapping[str, Any],
+) -> Verdict:
+    """Step 9: allowed if the common steps and all rules of one workload have no error. Default is deny."""
+    best = min(opinions, key=lambda opinion: opinion.errors, default=None)
+    findings = (*common, *(best.findings if best else ()))
+    allowed = best is not None and not errors_of(findings)
+    if allowed and best is not None:
+        message = f"everything matched workload {best.candidate.workload.name}"
+        findings = (*findings, Finding("policy.accepted", message, Severity.NOTE))
+    facts = _facts(case, resolved, best)
+    facts["platform"] = dict(platform_facts)
+    facts["other_workloads"] = {
+        opinion.candidate.workload.name: [finding.id for finding in errors_of(opinion.findings)]
+        for opinion in opinions
+        if opinion is not best
+    }
+    return Verdict(allowed=allowed, candidate=best.candidate if best else None, findings=findings, facts=facts)
+
+
+def _facts(case: Case, resolved: Mapping[int, RegisteredImage], best: _Opinion | None) -> dict[str, Any]:
+    realm, platform = case.token.realm.claims, case.token.platform.claims
+    return {
+        "rim": realm.initial_measurement.hex(),
+        "rems": [value.hex() for value in realm.extensible_measurements],
+        "rpv": realm.personalization_value.hex(),
+        "hash_algorithm": realm.hash_algorithm.value,
+        "realm_profile": realm.profile,
+        "realm_instance_id": realm.instance_id.hex() if realm.instance_id else None,
+        "platform_profile": platform.profile,
+        "implementation_id": platform.implementation_id.hex(),
+        "instance_id": platform.instance_id.hex(),
+        "lifecycle": platform.lifecycle,
+        "token_form": case.token.form.name,
+        "dialect": str(best.dialect) if best and best.dialect else None,
+        "images": sorted({image.id for image in resolved.values()}),
+        "vmm": case.plan.vm.name if case.plan and case.plan.vm else None,
+    }

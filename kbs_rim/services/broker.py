@@ -1,0 +1,423 @@
+"""The broker: a challenge out, evidence in, a record, and perhaps a sealed secret out.
+
+The order of one request is DESIGN.md section 4: redeem, read, ask the verifier while the log is read, appraise, write the record,
+unwrap and seal, write the release, answer. No record, no release; an exception never ends in a release.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, NoReturn, TypeVar
+
+import structlog
+
+from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, digests_of, read_log
+from kbs_rim.appraisal.attestation_result import EarPolicy
+from kbs_rim.appraisal.finding_catalogue import CATALOGUE
+from kbs_rim.appraisal.findings import Finding, errors_of
+from kbs_rim.appraisal.registered_image import ImageSet, RegisteredImage
+from kbs_rim.errors import Conflict, MalformedEvidence, NotFound, OurFault, RefusedKey, VerifierUnavailable
+from kbs_rim.evidence.cca_token import CcaToken, parse_cca_token, reassemble
+from kbs_rim.evidence.envelope import Evidence, parse_evidence
+from kbs_rim.ledger.records import AppraisalRecord, ReleaseRecord, VerdictKind
+from kbs_rim.limits import Limits
+from kbs_rim.measurement.boot_plan import BootPlan
+from kbs_rim.ports import (
+    Challenge,
+    ChallengeOutcome,
+    ChallengeStore,
+    Clock,
+    ImageReader,
+    PlatformVerifier,
+    RecordWriter,
+    SecretInfo,
+    SecretReader,
+    VerifierAnswer,
+    WorkloadReader,
+)
+from kbs_rim.sealing.guest_key import GuestKey, commitment, parse_guest_key
+from kbs_rim.sealing.jwe import SealedSecret, seal
+from kbs_rim.services.secrets import ReleaseVault
+
+_T = TypeVar("_T")
+_log = structlog.get_logger("kbs_rim.broker")
+
+SALT_SIZE = 32
+CHALLENGE_ID_SIZE = 24
+TICKET_SIZE = 10
+MAX_ATTEMPTS = 3
+"""How often one piece of evidence is appraised when the registry changes underneath."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerPolicy:
+    """What the configuration says about releases. ``ear_policy`` holds the pinned keys of the verifier."""
+
+    ear_policy: EarPolicy
+    limits: Limits
+    challenge_lifetime: timedelta
+    max_concurrent: int = 32
+    allow_test_keys: bool = False
+    allow_rsa1_5: bool = False
+    trust_discovery_keys: bool = False
+    keep_payloads: bool = True
+    config_digest: str = ""
+    software: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerStores:
+    """The storage roles that the broker may name; it cannot change trust."""
+
+    images: ImageReader
+    workloads: WorkloadReader
+    secrets: SecretReader
+    challenges: ChallengeStore
+    records: RecordWriter
+
+
+class RefusedError(Exception):
+    """The guest gets nothing but this stable code and this ticket number."""
+
+    def __init__(self, code: str, ticket: str, finding_ids: tuple[str, ...]) -> None:
+        super().__init__(f"{code} ({ticket})")
+        self.code = code
+        self.ticket = ticket
+        self.finding_ids = finding_ids
+
+
+class BusyError(Exception):
+    """Too many appraisals run already; the guest may come again."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Release:
+    """A sealed secret on its way out."""
+
+    sealed: SealedSecret
+    ticket: str
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What one exchange gathered so far. ``ticket`` is the id of its record."""
+
+    challenge: Challenge
+    request_id: str
+    ticket: str
+    evidence: Evidence | None = None
+    token: CcaToken | None = None
+    plan: BootPlan | None = None
+    log_findings: tuple[Finding, ...] = ()
+    answer: VerifierAnswer | None = None
+    payloads: dict[str, bytes] = field(default_factory=dict)
+    durations_us: dict[str, int] = field(default_factory=dict)
+
+
+class Broker:
+    """Issues challenges and releases secrets. One instance serves a process; all state is in the stores."""
+
+    def __init__(
+        self,
+        *,
+        stores: BrokerStores,
+        vault: ReleaseVault,
+        verifier: PlatformVerifier,
+        policy: BrokerPolicy,
+        clock: Clock,
+        entropy: Callable[[int], bytes],
+        executor: Executor | None = None,
+        observe: Callable[[str, float], None] = lambda stage, seconds: None,
+    ) -> None:
+        """``executor`` runs the heavy part of appraisals off the event loop; ``observe`` gets (stage, seconds)."""
+        self._stores = stores
+        self._vault = vault
+        self._verifier = verifier
+        self._policy = policy
+        self._clock = clock
+        self._entropy = entropy
+        self._executor = executor
+        self._observe = observe
+        self._free = policy.max_concurrent
+
+    async def issue_challenge(self, secret: str, jwk: bytes | Mapping[str, Any]) -> Challenge:
+        """Return a challenge that commits to the guest's key; raise ``RefusedKey``.
+
+        Whether the secret exists is not said: an attacker must attest before learning a name.
+        """
+        key = parse_guest_key(jwk, allow_rsa1_5=self._policy.allow_rsa1_5)
+        salt = self._entropy(SALT_SIZE)
+        now = self._clock.now()
+        challenge = Challenge(
+            id=self._entropy(CHALLENGE_ID_SIZE).hex(),
+            secret=secret,
+            value=commitment(salt, key.thumbprint),
+            salt=salt,
+            jwk=key.jwk,
+            issued_at=now,
+            expires_at=now + self._policy.challenge_lifetime,
+        )
+        await self._stores.challenges.issue(challenge)
+        return challenge
+
+    async def release(self, challenge_id: str, media_type: str, body: bytes, *, request_id: str = "") -> Release:
+        """Appraise evidence for a challenge and return the sealed secret.
+
+        Raises ``RefusedError``, ``BusyError``, or an ``OurFault`` such as ``VerifierUnavailable``; each but ``BusyError``
+        leaves a record.
+        """
+        if self._free <= 0:
+            raise BusyError
+        self._free -= 1
+        try:
+            attempt = await self._redeem(challenge_id, request_id)
+            await self._read(attempt, media_type, body)
+            await self._consult(attempt)
+            return await self._decide(attempt)
+        finally:
+            self._free += 1
+
+    # --- before the appraisal -----------------------------------------------------------------------------------------
+
+    async def _redeem(self, challenge_id: str, request_id: str) -> _Attempt:
+        """Take the challenge out of circulation before anything else is looked at."""
+        redeemed = await self._stores.challenges.redeem(challenge_id, self._clock.now())
+        ticket = self._ticket()
+        if isinstance(redeemed, Challenge):
+            return _Attempt(redeemed, request_id, ticket)
+        finding = f"challenge.{redeemed.value}"
+        _log.warning("challenge refused", finding=finding, ticket=ticket, request_id=request_id)
+        if redeemed is not ChallengeOutcome.UNKNOWN:
+            await self._write_challenge_refusal(challenge_id, Finding(finding, CATALOGUE[finding].title), ticket, request_id)
+        raise RefusedError(CATALOGUE[finding].code, ticket, (finding,))
+
+    async def _write_challenge_refusal(self, challenge_id: str, finding: Finding, ticket: str, request_id: str) -> None:
+        record = AppraisalRecord(
+            id=ticket,
+            at=self._clock.now(),
+            verdict=VerdictKind.REFUSED,
+            secret="",
+            workload=None,
+            workload_revision=None,
+            findings=(finding.to_document(),),
+            inputs={},
+            facts={"challenge_id": challenge_id},
+            config_digest=self._policy.config_digest,
+            request_id=request_id,
+            software=self._policy.software,
+        )
+        await self._stores.records.append_appraisal(record, {})
+
+    async def _read(self, attempt: _Attempt, media_type: str, body: bytes) -> None:
+        """Steps 1, 2 and 4: envelope, token and log, decoded strictly."""
+        attempt.payloads["body"] = body
+        try:
+            with _Stage(attempt, "read", self._observe):
+                attempt.evidence = parse_evidence(media_type, body, self._policy.limits)
+                attempt.payloads = {"token": attempt.evidence.token}
+                attempt.payloads.update({f"log.{kind.value}": data for kind, data in attempt.evidence.logs})
+                attempt.token = parse_cca_token(attempt.evidence.token, self._policy.limits)
+        except MalformedEvidence as error:
+            await self._refuse(attempt, (Finding.from_error(error), Finding("platform.not-judged", "the token could not be read")))
+
+    async def _consult(self, attempt: _Attempt) -> None:
+        """Step 3's question goes out while the log is read (step 4)."""
+        token, evidence = _present(attempt.token), _present(attempt.evidence)
+        question = asyncio.ensure_future(self._ask(attempt, token))
+        try:
+            with _Stage(attempt, "log", self._observe):
+                attempt.plan, attempt.log_findings = await self._off_loop(lambda: read_log(evidence, self._policy.limits))
+            attempt.answer = await question
+        except VerifierUnavailable as error:
+            finding = Finding("platform.not-judged", "the external verifier gave no usable answer")
+            await self._write(attempt, VerdictKind.UNAVAILABLE, (finding,))
+            _log.error("verifier unavailable", ticket=attempt.ticket, reason=str(error))
+            raise
+        finally:
+            question.cancel()
+        attempt.payloads["attestation-result"] = attempt.answer.attestation_result.encode()
+
+    async def _ask(self, attempt: _Attempt, token: CcaToken) -> VerifierAnswer:
+        with _Stage(attempt, "verifier", self._observe):
+            return await self._verifier.appraise(reassemble(token), attempt.challenge.value)
+
+    # --- the appraisal and what follows -------------------------------------------------------------------------------
+
+    async def _decide(self, attempt: _Attempt) -> Release:
+        """Appraise, record, release; again from the registry if it changed before the release was committed."""
+        for _ in range(MAX_ATTEMPTS):
+            sequence = await self._stores.images.registry_sequence()
+            secret = await self._secret_of(attempt)
+            verdict = await self._appraise(attempt, secret)
+            kind = VerdictKind.ALLOWED if verdict.allowed else VerdictKind.REFUSED
+            await self._write(attempt, kind, verdict.findings, verdict)
+            if not verdict.allowed or secret is None:
+                self._raise_refused(attempt, verdict.findings)
+            try:
+                return await self._hand_out(attempt, _present(secret), sequence)
+            except Conflict:
+                _log.info("registry changed during an appraisal; appraising again", ticket=attempt.ticket)
+                attempt.ticket = self._ticket()
+        raise OurFault("the registry changed during every attempt to release; try again")
+
+    async def _secret_of(self, attempt: _Attempt) -> SecretInfo | None:
+        try:
+            return await self._stores.secrets.get_secret(attempt.challenge.secret)
+        except NotFound:
+            return None
+
+    async def _appraise(self, attempt: _Attempt, secret: SecretInfo | None) -> Verdict:
+        with _Stage(attempt, "registry", self._observe):
+            candidates = await self._candidates(secret)
+            images = await self._images_for(attempt.plan)
+        answer = _present(attempt.answer)
+        policy = self._policy.ear_policy
+        if self._policy.trust_discovery_keys:
+            policy = policy.with_discovery_keys(answer.discovery_keys)
+        case = Case(
+            token=_present(attempt.token),
+            plan=attempt.plan,
+            log_findings=attempt.log_findings,
+            challenge=attempt.challenge.value,
+            issued_at=_seconds(attempt.challenge.issued_at),
+            at=_seconds(self._clock.now()),
+            attestation_result=answer.attestation_result,
+            ear_policy=policy,
+            images=images,
+            candidates=candidates,
+            limits=self._policy.limits,
+            allow_test_keys=self._policy.allow_test_keys,
+        )
+        with _Stage(attempt, "appraise", self._observe):
+            verdict = await self._off_loop(lambda: appraise(case))
+        if secret is None:
+            unknown = Finding("request.secret-unknown", "no secret of this name is registered", seen=attempt.challenge.secret)
+            return replace(verdict, allowed=False, findings=(*verdict.findings, unknown))
+        return verdict
+
+    async def _candidates(self, secret: SecretInfo | None) -> tuple[Candidate, ...]:
+        names = secret.workloads if secret else ()
+        records = [await self._stores.workloads.get_workload(name) for name in names]
+        return tuple(Candidate(record.workload, record.revision) for record in records if record.active)
+
+    async def _images_for(self, plan: BootPlan | None) -> ImageSet:
+        wanted = [(algorithm.value, digest) for algorithm, digest in digests_of(plan)]
+        records = await self._stores.images.find_images(wanted) if wanted else []
+        return ImageSet(RegisteredImage(record.id, record.name, record.roles, record.state, record.measurements) for record in records)
+
+    async def _hand_out(self, attempt: _Attempt, secret: SecretInfo, sequence: int) -> Release:
+        """Unwrap, seal, commit the release, and only then return. The plaintext lives in this function."""
+        key = parse_guest_key(attempt.challenge.jwk, allow_rsa1_5=self._policy.allow_rsa1_5)
+        try:
+            with _Stage(attempt, "seal", self._observe):
+                version, plaintext = await self._vault.open(secret.path)
+                sealed = seal(key, plaintext)
+                del plaintext
+        except NotFound:
+            finding = Finding("policy.secret-revoked", "the secret has no active version")
+            await self._refuse_again(attempt, finding)
+        except RefusedKey as error:
+            await self._refuse_again(attempt, Finding.from_error(error))
+        await self._stores.records.append_release(
+            ReleaseRecord(
+                appraisal_id=attempt.ticket,
+                at=self._clock.now(),
+                secret=secret.path,
+                version=version,
+                key_thumbprint=key.thumbprint.hex(),
+                sealing=_sealing_name(key),
+            ),
+            registry_sequence=sequence,
+        )
+        _log.info("released", ticket=attempt.ticket, secret=secret.path, version=version, request_id=attempt.request_id)
+        return Release(sealed, attempt.ticket)
+
+    # --- records and refusals -----------------------------------------------------------------------------------------
+
+    async def _write(self, attempt: _Attempt, kind: VerdictKind, findings: tuple[Finding, ...], verdict: Verdict | None = None) -> None:
+        """Commit the record. If this fails the exception goes up, and nothing is released."""
+        candidate = verdict.candidate if verdict else None
+        payloads = attempt.payloads if self._policy.keep_payloads else {}
+        record = AppraisalRecord(
+            id=attempt.ticket,
+            at=self._clock.now(),
+            verdict=kind,
+            secret=attempt.challenge.secret,
+            workload=candidate.workload.name if candidate else None,
+            workload_revision=candidate.revision if candidate else None,
+            findings=tuple(finding.to_document() for finding in findings),
+            inputs={name: _sha256(data) for name, data in attempt.payloads.items()},
+            facts={
+                **(verdict.facts if verdict else {}),
+                "challenge": attempt.challenge.value.hex(),
+                "issued_at": attempt.challenge.issued_at.isoformat(),
+                "verifier": attempt.answer.verifier if attempt.answer else None,
+            },
+            durations_us=dict(attempt.durations_us),
+            config_digest=self._policy.config_digest,
+            request_id=attempt.request_id,
+            software=self._policy.software,
+        )
+        with _Stage(attempt, "record", self._observe):
+            await self._stores.records.append_appraisal(record, payloads)
+
+    async def _refuse(self, attempt: _Attempt, findings: tuple[Finding, ...]) -> NoReturn:
+        await self._write(attempt, VerdictKind.REFUSED, findings)
+        self._raise_refused(attempt, findings)
+
+    async def _refuse_again(self, attempt: _Attempt, finding: Finding) -> NoReturn:
+        """Refuse after the appraisal was recorded as allowed: under a ticket of its own, so that no record is changed."""
+        attempt.ticket = self._ticket()
+        await self._refuse(attempt, (finding,))
+
+    def _raise_refused(self, attempt: _Attempt, findings: tuple[Finding, ...]) -> NoReturn:
+        errors = errors_of(findings)
+        code = CATALOGUE[min(errors, key=lambda finding: finding.step).id].code if errors else "not-authorized"
+        ids = tuple(dict.fromkeys(finding.id for finding in errors))
+        _log.warning("refused", ticket=attempt.ticket, code=code, findings=ids, request_id=attempt.request_id)
+        raise RefusedError(code, attempt.ticket, ids)
+
+    def _ticket(self) -> str:
+        return self._entropy(TICKET_SIZE).hex()
+
+    async def _off_loop(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+class _Stage:
+    """Measures one stage of an exchange for the record and for the metrics."""
+
+    def __init__(self, attempt: _Attempt, name: str, observe: Callable[[str, float], None]) -> None:
+        self._attempt, self._name, self._observe = attempt, name, observe
+        self._start = 0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter_ns()
+
+    def __exit__(self, *_exc: object) -> None:
+        elapsed_ns = time.perf_counter_ns() - self._start
+        self._attempt.durations_us[self._name] = elapsed_ns // 1000
+        self._observe(self._name, elapsed_ns / 1e9)
+
+
+def _present(value: _T | None) -> _T:
+    """Return what an earlier stage left; its absence is a fault of ours, and must not pass ``python -O``."""
+    if value is None:
+        raise OurFault("a stage of the exchange was skipped")
+    return value
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
+def _sealing_name(key: GuestKey) -> str:
+    return key.algorithm.value
