@@ -1,0 +1,157 @@
+"""Digests of an image's 4 KiB granules, as the RMM measures them when the image is loaded into a realm.
+
+Implements ``specs/vmm-platforms.md`` 2.1 (zero bytes in front down to the granule start and behind up to its end) for the
+two layouts that VMMs use: ``START`` (page aligned) and ``END`` (2.2: kvmtool's initrd, at the highest address below the
+device tree that is a multiple of 4 and leaves at least one byte).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kbs_rim.evidence.hash_algorithm import Hash, HashAlgorithm
+from kbs_rim.limits import GRANULE_SIZE, KIB
+
+Buffer = bytes | bytearray | memoryview
+BLOCK_SIZE = 256 * KIB
+"""Bytes that are hashed in all ways before the next ones are touched: small enough to stay in a CPU cache."""
+_NEW: Mapping[HashAlgorithm, Callable[[memoryview], Hash]] = {
+    HashAlgorithm.SHA256: hashlib.sha256,
+    HashAlgorithm.SHA384: hashlib.sha384,
+    HashAlgorithm.SHA512: hashlib.sha512,
+}
+"""The constructors themselves: a look-up by name for each granule would cost a third of the hashing."""
+
+
+class Alignment(StrEnum):
+    """How an image lies on the granules of the realm."""
+
+    START = "start"
+    END = "end"
+
+
+def lead_of(alignment: Alignment, size: int) -> int:
+    """Return how many zero bytes lie in front of an image of ``size`` bytes in its first granule.
+
+    ``END`` is kvmtool's initrd rule: base = up(limit - (size + 4), 4) with a page aligned limit.
+    """
+    if alignment is Alignment.START:
+        return 0
+    return -(size + 4 & ~3) % GRANULE_SIZE
+
+
+def granule_count(size: int, lead: int = 0) -> int:
+    """Return how many granules an image of ``size`` bytes touches that begins ``lead`` bytes into its first one."""
+    return -(-(lead + size) // GRANULE_SIZE)
+
+
+def blocks_of(chunks: Iterable[Buffer] | Buffer) -> Iterator[memoryview]:
+    """Cut data into blocks of exactly ``BLOCK_SIZE`` bytes (the last may be shorter); large chunks are not copied."""
+    pending = bytearray()
+    for chunk in (chunks,) if isinstance(chunks, Buffer) else chunks:
+        view = memoryview(chunk).cast("B")
+        while view:
+            if not pending and len(view) >= BLOCK_SIZE:
+                yield view[:BLOCK_SIZE]
+                view = view[BLOCK_SIZE:]
+                continue
+            take = BLOCK_SIZE - len(pending)
+            pending += view[:take]
+            view = view[take:]
+            if len(pending) == BLOCK_SIZE:
+                yield memoryview(bytes(pending))
+                pending.clear()
+    if pending:
+        yield memoryview(bytes(pending))
+
+
+def granule_digests(data: Iterable[Buffer] | Buffer, algorithm: HashAlgorithm, lead: int = 0) -> bytes:
+    """Return the digests of all granules of ``data``, end to end. ``lead`` is 0..4095 zero bytes in front of it."""
+    hasher = _LayoutHasher(lead, (algorithm,))
+    for block in blocks_of(data):
+        hasher.update(block)
+    return hasher.finish()[algorithm]
+
+
+@dataclass(frozen=True, slots=True)
+class HashedBytes:
+    """Everything that one pass over ``size`` bytes gave: whole digests, and granule digests end to end."""
+
+    size: int
+    digests: Mapping[HashAlgorithm, bytes]
+    granules: Mapping[tuple[HashAlgorithm, Alignment], bytes]
+
+
+class ImageHasher:
+    """Computes the digests of an image and of its granules in one pass, for every algorithm and both alignments.
+
+    The size must be known beforehand, because the padding in front of an end-aligned image depends on it.
+    """
+
+    def __init__(self, size: int, algorithms: Sequence[HashAlgorithm] = tuple(HashAlgorithm)) -> None:
+        """``size`` is the number of bytes that will come. Raises ``ValueError`` if it is not positive."""
+        if size < 1:
+            raise ValueError("an image has at least one byte")
+        self._size = size
+        self._seen = 0
+        self._whole = {algorithm: algorithm.new() for algorithm in algorithms}
+        leads = {alignment: lead_of(alignment, size) for alignment in Alignment}
+        self._layouts = {lead: _LayoutHasher(lead, algorithms) for lead in set(leads.values())}
+        self._leads = leads
+
+    def update(self, block: memoryview) -> None:
+        """Take the next bytes; blocks of ``BLOCK_SIZE`` are fastest."""
+        self._seen += len(block)
+        if self._seen > self._size:
+            raise ValueError("more bytes than announced")
+        for digest in self._whole.values():
+            digest.update(block)
+        for layout in self._layouts.values():
+            layout.update(block)
+
+    def finish(self) -> HashedBytes:
+        """Return the result. Raises ``ValueError`` if fewer bytes came than announced. Call it once."""
+        if self._seen != self._size:
+            raise ValueError("fewer bytes than announced")
+        by_lead = {lead: layout.finish() for lead, layout in self._layouts.items()}
+        return HashedBytes(
+            self._size,
+            {algorithm: digest.digest() for algorithm, digest in self._whole.items()},
+            {(algorithm, alignment): by_lead[lead][algorithm] for alignment, lead in self._leads.items() for algorithm in self._whole},
+        )
+
+
+class _LayoutHasher:
+    """Granule digests of one layout, in several algorithms."""
+
+    def __init__(self, lead: int, algorithms: Sequence[HashAlgorithm]) -> None:
+        if not 0 <= lead < GRANULE_SIZE:
+            raise ValueError(f"the lead of an image is below {GRANULE_SIZE}, not {lead}")
+        self._open = bytearray(lead)
+        self._touched = False
+        self._digests = {algorithm: bytearray() for algorithm in algorithms}
+
+    def update(self, block: memoryview) -> None:
+        self._touched = self._touched or len(block) > 0
+        if self._open:
+            missing = GRANULE_SIZE - len(self._open)
+            self._open += block[:missing]
+            block = block[missing:]
+            if len(self._open) < GRANULE_SIZE:
+                return
+            self._hash(memoryview(bytes(self._open)))
+            self._open.clear()
+        whole = len(block) - len(block) % GRANULE_SIZE
+        self._hash(block[:whole])
+        self._open += block[whole:]
+
+    def finish(self) -> dict[HashAlgorithm, bytes]:
+        if self._open and self._touched:
+            self._hash(memoryview(bytes(self._open).ljust(GRANULE_SIZE, b"\0")))
+        return {algorithm: bytes(digests) for algorithm, digests in self._digests.items()}
+
+    def _hash(self, granules: memoryview) -> None:
+        for algorithm, digests in self._digests.items():
+            new = _NEW[algorithm]
+            digests += b"".join([new(granules[at : at + GRANULE_SIZE]).digest() for at in range(0, len(granules), GRANULE_SIZE)])
