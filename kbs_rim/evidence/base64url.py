@@ -1,0 +1,36 @@
+"""base64url as RFC 4648 section 5 without padding, read strictly: one spelling for each byte string.
+
+Lenient decoders drop foreign characters, accept padding and ignore the unused low bits of the last character, so that
+several texts mean the same bytes. What is hashed or compared as text must not have that freedom.
+"""
+
+import base64
+import binascii
+
+from kbs_rim.errors import MalformedEvidence
+
+
+def encode(data: bytes) -> str:
+    """Return ``data`` in the base64url alphabet without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def decode(text: str | bytes, *, what: str = "a base64url field") -> bytes:
+    """Return the bytes that ``text`` spells; ``what`` names the field in the error.
+
+    Raises ``MalformedEvidence("envelope.base64")`` for padding, white space, a character outside the alphabet, an
+    impossible length, and for unused trailing bits that are not zero (RFC 4648 section 3.5).
+    """
+    try:
+        given = text.encode("ascii") if isinstance(text, str) else text
+        data = base64.urlsafe_b64decode(given + b"=" * (-len(given) % 4))
+    except (UnicodeEncodeError, binascii.Error):
+        raise _refusal(what) from None
+    # The decoder of the standard library is lenient; only the canonical spelling survives the way back.
+    if base64.urlsafe_b64encode(data).rstrip(b"=") != given:
+        raise _refusal(what)
+    return data
+
+
+def _refusal(what: str) -> MalformedEvidence:
+    return MalformedEvidence("envelope.base64", f"{what} is not canonical base64url without padding")
