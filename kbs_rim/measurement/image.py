@@ -7,7 +7,7 @@ bytes: an image may be damaged or hostile, and its size is bounded before anythi
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import chain
 from typing import Any, TypeVar
@@ -63,7 +63,8 @@ class Arm64Header:
 class ImageMeasurements:
     """All we know of one image. ``size`` and ``digests`` are of the bytes that the VMM loads, ``file_*`` of the file.
 
-    ``granules`` holds, for each hash algorithm and alignment, the digests of the granules laid end to end.
+    ``granules`` holds, for each hash algorithm and alignment, the digests of the granules laid end to end. A store may hand out
+    an image with the granules of some algorithms only (``with_granules_of``); a replay needs those of the realm's algorithm.
     Raises ``ValueError`` if the parts contradict each other.
     """
 
@@ -90,14 +91,15 @@ class ImageMeasurements:
             raise ValueError("file and loaded bytes differ though the file is not compressed")
         for digests in (self.file_digests, self.digests):
             _check_lengths(digests, {algorithm: algorithm.digest_size for algorithm in HashAlgorithm})
+        present = self.granule_algorithms
         expected = {
             (algorithm, alignment): granule_count(self.size, lead_of(alignment, self.size)) * algorithm.digest_size
-            for algorithm in HashAlgorithm
+            for algorithm in present
             for alignment in Alignment
         }
         _check_lengths(self.granules, expected)
         if lead_of(Alignment.END, self.size) == 0:
-            for algorithm in HashAlgorithm:
+            for algorithm in present:
                 if self.granules[algorithm, Alignment.START] != self.granules[algorithm, Alignment.END]:
                     raise ValueError("the two alignments of this size are one, but their granules differ")
 
@@ -106,8 +108,21 @@ class ImageMeasurements:
         """``sha256:`` and the SHA-256 of the loaded bytes in hex: the name of the image in workloads and records."""
         return f"sha256:{self.digests[HashAlgorithm.SHA256].hex()}"
 
+    @property
+    def granule_algorithms(self) -> tuple[HashAlgorithm, ...]:
+        """The algorithms whose granule digests are here; all of them where an image is registered."""
+        present = {algorithm for algorithm, _ in self.granules}
+        return tuple(algorithm for algorithm in HashAlgorithm if algorithm in present)
+
+    def with_granules_of(self, *algorithms: HashAlgorithm) -> "ImageMeasurements":
+        """Return the same image with the granule digests of these algorithms only, perhaps of none."""
+        return replace(self, granules={key: value for key, value in self.granules.items() if key[0] in algorithms})
+
     def granules_at(self, base: int, algorithm: HashAlgorithm) -> bytes | None:
-        """Return the granule digests for an image loaded at address ``base``, or None if no layout has that offset."""
+        """Return the granule digests for an image loaded at address ``base``, or None if no layout has that offset.
+
+        Raises ``KeyError`` if the digests of ``algorithm`` are not here.
+        """
         offset = base % GRANULE_SIZE
         for alignment in Alignment:
             if lead_of(alignment, self.size) == offset:
@@ -130,13 +145,15 @@ class ImageMeasurements:
                 algorithm.compact_name: {
                     alignment.value: fields.base64_to_document(self.granules[algorithm, alignment]) for alignment in Alignment
                 }
-                for algorithm in HashAlgorithm
+                for algorithm in self.granule_algorithms
             },
         }
 
     @classmethod
-    def from_document(cls, document: Any, limits: Limits = DEFAULT_LIMITS) -> "ImageMeasurements":
+    def from_document(cls, document: Any, limits: Limits = DEFAULT_LIMITS, *, partial: bool = False) -> "ImageMeasurements":
         """Read what ``to_document`` wrote, or a client sent. Every length is checked against ``size``.
+
+        ``partial`` is for stores: then the granules of some or all algorithms may be missing.
 
         Raises ``InvalidDocument`` (``document.image``), naming the member.
         """
@@ -155,7 +172,7 @@ class ImageMeasurements:
                 device_tree=None
                 if members["device_tree"] is None
                 else fields.facts_from_document(members["device_tree"], "device_tree", size),
-                granules=_granules_from_document(members["granules"], size),
+                granules=_granules_from_document(members["granules"], size, partial=partial),
             )
         except ValueError as error:
             raise fields.invalid("image", str(error)) from None
@@ -173,10 +190,13 @@ def _kernel_from_document(value: Any) -> Arm64Header:
     return Arm64Header(*(fields.number_from_hex(members[name], f"kernel.{name}") for name in _KERNEL_MEMBERS))
 
 
-def _granules_from_document(value: Any, size: int) -> dict[tuple[HashAlgorithm, Alignment], bytes]:
-    by_algorithm = fields.members(value, [algorithm.compact_name for algorithm in HashAlgorithm], "granules")
+def _granules_from_document(value: Any, size: int, *, partial: bool) -> dict[tuple[HashAlgorithm, Alignment], bytes]:
+    algorithms = [
+        algorithm for algorithm in HashAlgorithm if not (partial and isinstance(value, Mapping) and algorithm.compact_name not in value)
+    ]
+    by_algorithm = fields.members(value, [algorithm.compact_name for algorithm in algorithms], "granules")
     found = {}
-    for algorithm in HashAlgorithm:
+    for algorithm in algorithms:
         where = f"granules.{algorithm.compact_name}"
         by_alignment = fields.members(by_algorithm[algorithm.compact_name], list(Alignment), where)
         for alignment in Alignment:
