@@ -173,6 +173,10 @@ class SecretReader(Protocol):
         """Return secrets ordered by path."""
         ...
 
+    async def secrets_bound_to(self, workloads: Sequence[str]) -> list[SecretInfo]:
+        """Return every secret that at least one of the workloads may have, ordered by path."""
+        ...
+
 
 class SecretWriter(SecretReader, Protocol):
     """Stores secrets and who may have them."""
@@ -307,6 +311,10 @@ class RecordReader(Protocol):
 
     async def get_payload(self, sha256: str) -> bytes:
         """Return a stored payload; raise ``NotFound`` if it is unknown or was pruned."""
+        ...
+
+    async def count_releases(self, *, image: str) -> int:
+        """Return how many releases followed an appraisal of a realm that had loaded the image."""
         ...
 
     async def list_changes(

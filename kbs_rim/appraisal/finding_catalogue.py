@@ -208,9 +208,36 @@ _IMAGE = _entries(0, "image-refused", (
     ("image.truncated", "The image does not have the length that was announced.", "The file changed while it was read, or the transfer was cut; hash it again."),
     ("image.gzip", "The gzip'd kernel is damaged.", "Fetch it again."),
 ))
+_UNKNOWN = _entries(0, "not-found", (
+    ("registry.image-unknown", "No image with this id is registered.", "Register it, or list the images."),
+    ("registry.workload-unknown", "No workload of this name, or no such revision of it, is registered.", "Register it, or list the workloads."),
+    ("registry.version-unknown", "The secret has no such version.", "Show the secret to see its versions."),
+    ("registry.principal-unknown", "No principal of this name exists.", "List the principals."),
+    ("record.unknown", "No appraisal has this ticket number.", "Compare the number with the guest's message."),
+    ("record.payload-unknown", "No payload with this digest is stored.", "It was never kept, or was pruned; its digest stays in the record."),
+))
+_CONFLICT = _entries(0, "conflict", (
+    ("registry.image-revoked", "The image is revoked, and that is for ever.", "Register a successor."),
+    ("registry.image-differs", "The image is registered with other measurements.", "The same loaded bytes were measured differently: compare the files, one may be packed."),
+    ("registry.workload-image", "The workload names an image that is not registered, is revoked or lacks the role.", "Register the image with that role first."),
+    ("registry.secret-exists", "The path or the key id belongs to another secret.", "Choose another one, or add a version."),
+    ("registry.secret-version", "Another version was stored or revoked meanwhile.", "Look at the secret and try again."),
+    ("registry.principal-exists", "The name is or was a principal's; names are never reused.", "Choose another name."),
+    ("registry.moved", "The registry changed between an appraisal and its release.", "Nothing to do: the appraisal is repeated."),
+    ("store.conflict", "The change contradicts what is stored.", "Look at the present state and try again."),
+))
+_DOCUMENT = _entries(0, "document-refused", (
+    ("document.image", "The image document is not valid.", "Make it with kbs-rim image hash --json."),
+    ("document.workload", "The workload document is not valid.", "See docs/workloads.md."),
+    ("document.secret", "The path, key id or value of a secret is not valid.", "A path is repository/type/tag; a value has 1 to 65536 bytes."),
+    ("document.principal", "The name or the lifetime of a principal is not valid.", "Use lower-case letters, digits, dots, dashes and underscores."),
+    ("document.text", "A name, reason or provenance is empty, too long or has characters that cannot be stored.", "Use printable text."),
+    ("document.filter", "A filter of a query is not valid.", "See the documentation of the query."),
+))
 
 ENTRIES: tuple[CatalogueEntry, ...] = (
     *_CHALLENGE, *_KEY, *_ANSWER, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_IMAGE, *_ENDORSEMENT,
+    *_UNKNOWN, *_CONFLICT, *_DOCUMENT,
 )  # fmt: skip
 CATALOGUE = MappingProxyType({entry.id: entry for entry in ENTRIES})
 """Every finding id with its entry."""
