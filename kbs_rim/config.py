@@ -64,7 +64,7 @@ SignatureAlgorithm = Literal["ES256", "ES384", "ES512", "PS256", "PS384", "PS512
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ServiceSettings(_Section):
@@ -350,11 +350,16 @@ def _unknown(key: str, known: Mapping[str, Any], origin: str, show: Callable[[st
     return ConfigurationError(f"{origin}: unknown key {key}{hint}")
 
 
+def _takes_text(annotation: Any) -> bool:
+    if annotation in {str, Path, SecretStr, NoneType} or isinstance(annotation, str):
+        return True
+    alternatives = get_args(annotation)[:1] if hasattr(annotation, "__metadata__") else get_args(annotation)
+    return bool(alternatives) and get_origin(annotation) is not tuple and all(map(_takes_text, alternatives))
+
+
 def _parse_text(text: str, annotation: Any, variable: str) -> Any:
     """A value from the environment: text as it is where the option takes text, otherwise written as in TOML."""
-    options = [option for option in get_args(annotation) or (annotation,) if option is not NoneType]
-    is_text = get_origin(annotation) is not tuple and all(option in {str, Path, SecretStr} or isinstance(option, str) for option in options)
-    if is_text:
+    if _takes_text(annotation):
         return text
     try:
         document = tomllib.loads(f"value = {text}")

@@ -27,12 +27,17 @@ def _without_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]
 def configure_logging(level: str, form: Literal["json", "console"], *, stream: TextIO | None = None, **fields: Any) -> None:
     """Send everything at ``level`` (debug, info, warning, error) and above to ``stream`` (stderr) in the given form.
 
-    ``fields`` (the replica's name, for instance) are bound to every line of this process. Call it once, at start.
+    ``fields`` (the replica's name, for instance) are added to every line of this process. Call it once, at start.
     """
     target = sys.stderr if stream is None else stream
+
+    def with_fields(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        return {**fields, **event}
+
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        with_fields,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_secrets,
@@ -56,4 +61,3 @@ def configure_logging(level: str, form: Literal["json", "console"], *, stream: T
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(**fields)
