@@ -1,0 +1,47 @@
+# What one does with this repository; `make` lists it. Everything runs in .venv, which `make venv` makes.
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint fmt bench lock limits clean distclean
+.NOTPARALLEL:
+
+JOBS ?= 2
+ARGS ?=
+export IMAGES
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+venv: ## make .venv from the hashed lock file, with kbs-rim installed in it (PYTHON=... chooses the interpreter)
+	@tools/venv.sh
+
+demo: venv ## three real realms get their secrets, and the attacks are refused (IMAGES=DIR takes images from a folder)
+	@.venv/bin/python tools/demo/run.py
+
+test: venv ## run every test on SQLite and PostgreSQL, with coverage (JOBS=2, ARGS="tests/evidence -k cbor")
+	@tools/postgres.sh
+	@.venv/bin/python -m pytest --numprocesses $(JOBS) $(if $(ARGS),$(ARGS),--cov --cov-report=term)
+
+lint: venv ## ruff, mypy --strict and the import rules
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+fmt: venv ## put the code into its one form
+	@.venv/bin/ruff check --fix --quiet . || true
+	@.venv/bin/ruff format .
+
+bench: venv ## run every benchmark; they print and judge nothing
+	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; .venv/bin/python "$$bench"; done
+
+lock: venv ## write the hashed lock files from pyproject.toml (UPGRADE=1 takes the newest versions)
+	@tools/lock.sh
+
+limits: venv ## write the [limits] table of config/kbs_rim.toml from kbs_rim/limits.py
+	@.venv/bin/python tools/limits_table.py
+
+clean: ## remove what tests, builds and the demo leave behind
+	@rm -rf build dist .demo htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	@find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+distclean: clean ## ... and .venv
+	@rm -rf .venv

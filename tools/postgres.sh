@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Make sure that the server programs of PostgreSQL are here: the tests start a server of their own from them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/apt.sh
+
+has_server() {
+  local folder
+  for folder in $(pg_config --bindir 2>/dev/null) /usr/lib/postgresql/*/bin /usr/local/pgsql/bin /usr/local/bin /usr/bin; do
+    [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ] && return 0
+  done
+  return 1
+}
+
+has_server || apt_install "make test needs PostgreSQL's server programs" postgresql
+has_server || { echo "make test: no initdb and postgres, although the package postgresql is installed" >&2; exit 2; }
