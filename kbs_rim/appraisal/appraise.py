@@ -50,6 +50,7 @@ class Case:
     at: int
     attestation_result: str
     ear_policy: EarPolicy
+    discovery_keys: tuple[Mapping[str, Any], ...] = ()
     images: ImageSet
     candidates: tuple[Candidate, ...]
     limits: Limits
@@ -112,6 +113,8 @@ def appraise(case: Case) -> Verdict:
         challenge=case.challenge,
         issued_at=case.issued_at,
         at=case.at,
+        discovery_keys=case.discovery_keys,
+        limits=case.limits,
     )
     common += opinion.findings
     common += case.log_findings

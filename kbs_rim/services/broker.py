@@ -63,7 +63,6 @@ class BrokerPolicy:
     max_concurrent: int = 32
     allow_test_keys: bool = False
     allow_rsa1_5: bool = False
-    trust_discovery_keys: bool = False
     keep_payloads: bool = True
     config_digest: str = ""
     software: str = ""
@@ -275,9 +274,6 @@ class Broker:
             candidates = await self._candidates(secret)
             images = await self._images_for(attempt.plan)
         answer = _present(attempt.answer)
-        policy = self._policy.ear_policy
-        if self._policy.trust_discovery_keys:
-            policy = policy.with_discovery_keys(answer.discovery_keys)
         case = Case(
             token=_present(attempt.token),
             plan=attempt.plan,
@@ -286,7 +282,8 @@ class Broker:
             issued_at=_seconds(attempt.challenge.issued_at),
             at=_seconds(self._clock.now()),
             attestation_result=answer.attestation_result,
-            ear_policy=policy,
+            discovery_keys=answer.discovery_keys,
+            ear_policy=self._policy.ear_policy,
             images=images,
             candidates=candidates,
             limits=self._policy.limits,

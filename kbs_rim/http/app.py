@@ -1,0 +1,51 @@
+"""The two aiohttp applications: one for guests, one for everybody who must not be a guest."""
+
+from aiohttp import web
+
+from kbs_rim.http import admin, audit, internal, keybroker
+from kbs_rim.http.auth import PRINCIPALS, authenticate
+from kbs_rim.http.metrics import Metrics
+from kbs_rim.http.middleware import METRICS, observe
+from kbs_rim.limits import Limits
+from kbs_rim.services.audit import Auditor
+from kbs_rim.services.broker import Broker
+from kbs_rim.services.principals import Principals
+from kbs_rim.services.readiness import Readiness
+from kbs_rim.services.registry import Registry
+from kbs_rim.services.secrets import SecretVault
+
+
+def guest_app(broker: Broker, limits: Limits, metrics: Metrics, *, public_url: str = "") -> web.Application:
+    """Return the application that realms talk to. ``public_url`` is the origin written into Location headers."""
+    app = web.Application(middlewares=[observe], client_max_size=limits.body_bytes)
+    app[keybroker.BROKER] = broker
+    app[keybroker.LIMITS] = limits
+    app[keybroker.PUBLIC_URL] = public_url.rstrip("/")
+    app[METRICS] = metrics
+    app.add_routes(keybroker.routes)
+    return app
+
+
+def internal_app(
+    *,
+    registry: Registry,
+    vault: SecretVault,
+    auditor: Auditor,
+    principals: Principals,
+    readiness: Readiness,
+    limits: Limits,
+    metrics: Metrics,
+) -> web.Application:
+    """Return the application for administrators, auditors and the machinery that watches the service."""
+    app = web.Application(middlewares=[observe, authenticate], client_max_size=limits.admin_body_bytes)
+    app[METRICS] = metrics
+    app[PRINCIPALS] = principals
+    app[internal.READINESS] = readiness
+    app[admin.REGISTRY] = registry
+    app[admin.VAULT] = vault
+    app[admin.LIMITS] = limits
+    app[audit.AUDITOR] = auditor
+    app.add_routes(internal.routes)
+    app.add_routes(admin.routes)
+    app.add_routes(audit.routes)
+    return app
