@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import DEFAULT_LIMITS, GRANULE_SIZE, Limits
-from kbs_rim.measurement import device_tree
 from kbs_rim.measurement import image_document as fields
-from kbs_rim.measurement.device_tree_facts import DeviceTreeFacts, facts_of
+from kbs_rim.measurement.device_tree import DeviceTreeFacts, facts_of, parse_device_tree
+from kbs_rim.measurement.device_tree_blob import MAGIC_BYTES
 from kbs_rim.measurement.granules import BLOCK_SIZE, Alignment, Buffer, HashedBytes, ImageHasher, blocks_of, granule_count, lead_of
 
 _Key = TypeVar("_Key")
@@ -234,13 +234,13 @@ def measure_stream(chunks: Iterable[Buffer], size: int, limits: Limits = DEFAULT
     blocks = chain((first,), blocks)
     if _is_gzipped_kernel(first):
         return _measure_gzipped_kernel(blocks, size, limits)
-    tree = bytearray() if first[:4] == device_tree.MAGIC_BYTES and size <= limits.device_tree_bytes else None
+    tree = bytearray() if first[:4] == MAGIC_BYTES and size <= limits.device_tree_bytes else None
     hasher = ImageHasher(size)
     for block in blocks:
         hasher.update(block)
         if tree is not None:
             tree += block
-    facts = None if tree is None else facts_of(device_tree.parse_device_tree(bytes(tree), limits), size)
+    facts = None if tree is None else facts_of(parse_device_tree(bytes(tree), limits), size)
     return _measurements(hasher.finish(), read_arm64_header(first), facts)
 
 

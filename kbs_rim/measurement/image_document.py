@@ -12,7 +12,7 @@ from typing import Any
 
 from kbs_rim.errors import InvalidDocument
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
-from kbs_rim.measurement.device_tree_facts import DeviceTreeFacts, Range
+from kbs_rim.measurement.device_tree import DeviceTreeFacts, Range
 
 _HEX_NUMBER = re.compile(r"0x(0|[1-9a-f][0-9a-f]{0,15})")
 _HEX = re.compile(r"([0-9a-f]{2})*")
