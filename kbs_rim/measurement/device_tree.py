@@ -1,7 +1,8 @@
 """Device trees, and what a boot plan must know of one: RAM, initrd, boot arguments, log area, reserved ranges, CPUs.
 
-The blob is read by ``device_tree_blob`` and written by ``device_tree_writer``. Facts are read as Linux reads them (drivers/of/fdt.c: memory by ``device_type``, ``/chosen`` with or without a unit address); where
-another reader could come to another answer, the tree is refused.
+The blob is read by ``device_tree_blob`` and written by ``device_tree_writer``. Facts are read as Linux reads them
+(drivers/of/fdt.c: memory by ``device_type``, ``/chosen`` with or without a unit address); where another reader could come to
+another answer, the tree is refused.
 """
 
 import struct
