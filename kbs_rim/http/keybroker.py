@@ -10,9 +10,9 @@ from base64 import urlsafe_b64encode
 
 from aiohttp import web
 
+from kbs_rim.errors import RefusedKey
 from kbs_rim.evidence.envelope import ACCEPTED_MEDIA_TYPES
 from kbs_rim.evidence.strict_json import decode_object
-from kbs_rim.errors import RefusedKey
 from kbs_rim.http.middleware import METRICS, REQUEST_ID, read_body
 from kbs_rim.limits import Limits
 from kbs_rim.services.broker import Broker, BusyError, RefusedError

@@ -11,9 +11,13 @@ class Metrics:
     def __init__(self) -> None:
         """Create every metric, so that a scrape shows zeros before the first request."""
         self.registry = CollectorRegistry()
-        self._requests = Counter("kbs_rim_http_requests", "HTTP requests by route, method and status", ["route", "method", "status"], registry=self.registry)
+        self._requests = Counter(
+            "kbs_rim_http_requests", "HTTP requests by route, method and status", ["route", "method", "status"], registry=self.registry
+        )
         self._latency = Histogram("kbs_rim_http_request_seconds", "Time to answer", ["route"], buckets=_SECONDS, registry=self.registry)
-        self._stages = Histogram("kbs_rim_appraisal_stage_seconds", "Time in each stage of an exchange", ["stage"], buckets=_SECONDS, registry=self.registry)
+        self._stages = Histogram(
+            "kbs_rim_appraisal_stage_seconds", "Time in each stage of an exchange", ["stage"], buckets=_SECONDS, registry=self.registry
+        )
         self._verdicts = Counter("kbs_rim_verdicts", "Outcomes of evidence by guest code", ["outcome"], registry=self.registry)
         self._findings = Counter("kbs_rim_findings", "Findings that refused, by id", ["finding"], registry=self.registry)
         self.legacy_rsa1_5 = Gauge("kbs_rim_legacy_rsa1_5_enabled", "1 while RSA1_5 is switched on", registry=self.registry)

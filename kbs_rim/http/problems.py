@@ -33,9 +33,7 @@ _STATUS_OF: dict[type[TheirFault], HTTPStatus] = {
 }
 
 
-def problem(
-    status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **members: Any
-) -> web.Response:
+def problem(status: int, code: str, detail: str, *, headers: dict[str, str] | None = None, **members: Any) -> web.Response:
     """Return an ``application/problem+json`` response; ``code`` is stable and names the problem type."""
     document = {"type": PROBLEM_PREFIX + code, "title": HTTPStatus(status).phrase, "status": int(status), "detail": detail, "code": code}
     document.update(members)

@@ -1,0 +1,112 @@
+"""``kbs-rim secret``: store, bind and revoke secrets. A value goes in and never comes out again."""
+
+import sys
+from base64 import urlsafe_b64encode
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kbs_rim.cli.admin_client import connect, connected, print_json, print_table
+
+_value_option = click.option(
+    "--value-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    required=True,
+    help="File with the secret, byte for byte; - reads stdin. Never an argument: arguments are visible to every process.",
+)
+
+
+@click.group(name="secret")
+def command() -> None:
+    """Store, bind and revoke secrets. Values go in and never come out, except to an attested realm."""
+
+
+@command.command()
+@click.argument("path", metavar="REPOSITORY/TYPE/TAG")
+@click.option("--key-id", help="Short name for guests that speak the keybroker protocol; default: the tag.")
+@click.option("--workload", "workloads", multiple=True, help="Workload that may have it; repeat. None: nobody may.")
+@_value_option
+@connected
+def add(
+    path: str,
+    key_id: str | None,
+    workloads: tuple[str, ...],
+    value_file: Path,
+    url: str,
+    token_file: Path | None,
+    ca_file: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Create a secret with its first version."""
+    document = {"path": path, "key_id": key_id or path.rpartition("/")[2], "workloads": list(workloads), "value": _read(value_file)}
+    _report(connect(url, token_file, ca_file).send("POST", "/admin/v1/secrets", document), as_json=as_json)
+
+
+@command.command()
+@click.argument("path", metavar="REPOSITORY/TYPE/TAG")
+@_value_option
+@connected
+def put(path: str, value_file: Path, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+    """Store a new version; the newest active version is released."""
+    client = connect(url, token_file, ca_file)
+    _report(client.send("POST", f"/admin/v1/secrets/{path}/versions", {"value": _read(value_file)}), as_json=as_json)
+
+
+@command.command()
+@click.argument("path", metavar="REPOSITORY/TYPE/TAG")
+@click.option("--workload", "workloads", multiple=True, help="Workload that may have it; repeat. None: nobody may.")
+@connected
+def bind(path: str, workloads: tuple[str, ...], url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+    """Replace the set of workloads that may have the secret."""
+    client = connect(url, token_file, ca_file)
+    _report(client.send("PUT", f"/admin/v1/secrets/{path}/workloads", {"workloads": list(workloads)}), as_json=as_json)
+
+
+@command.command()
+@click.argument("path", metavar="REPOSITORY/TYPE/TAG")
+@click.option("--version", type=click.IntRange(min=1), required=True, help="The version to make unusable for ever.")
+@connected
+def revoke(path: str, version: int, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+    """Erase a version."""
+    client = connect(url, token_file, ca_file)
+    _report(client.send("POST", f"/admin/v1/secrets/{path}/versions/{version}/revoke", {}), as_json=as_json)
+
+
+@command.command(name="list")
+@connected
+def list_(url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+    """List secrets: everything but their values."""
+    items = list(connect(url, token_file, ca_file).pages("/admin/v1/secrets", "secrets"))
+    if as_json:
+        print_json({"secrets": items})
+        return
+    rows = ((item["path"], item["key_id"], ", ".join(item["workloads"]) or "nobody", len(item["versions"])) for item in items)
+    print_table("", ("path", "key id", "workloads", "versions"), rows)
+
+
+@command.command()
+@click.argument("path", metavar="REPOSITORY/TYPE/TAG")
+@connected
+def show(path: str, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+    """Show a secret's versions and who may have it."""
+    _report(connect(url, token_file, ca_file).get(f"/admin/v1/secrets/{path}"), as_json=as_json)
+
+
+def _read(file: Path) -> str:
+    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    if not data:
+        raise click.UsageError("the secret is empty")
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _report(info: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(info)
+        return
+    click.echo(f"{info['path']} (key id {info['key_id']}), for {', '.join(info['workloads']) or 'nobody'}")
+    rows = (
+        (item["version"], "active" if item["active"] else "revoked", item["created_at"], item["created_by"]) for item in info["versions"]
+    )
+    print_table("", ("version", "state", "stored", "by"), rows)
