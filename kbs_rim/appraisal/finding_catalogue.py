@@ -80,7 +80,7 @@ _TOKEN = _entries(2, "realm-token-refused", (
     ("token.profile-pair", "The platform profile and the realm profile do not belong together.", "Choosing the profile chooses how the RAK is read; mixed pairs are refused."),
     ("token.profile-legacy", "The token has the legacy profile.", "Update the RMM; a workload may allow the legacy profile."),
     ("token.hash-algorithm", "A hash algorithm name is unknown or not allowed by the profile.", "sha-256, sha-384 and sha-512 are known."),
-    ("token.hash-length", "A measurement's length is not that of the realm's hash algorithm.", "Nothing real emits this; some published samples do."),
+    ("token.hash-length", "A measurement's length is not that of its hash algorithm.", "Nothing real emits this; some published samples do."),
     ("token.rak", "The realm attestation key is malformed, not on P-384, or not of the form the profile says.", "Check the RMM's version."),
     ("token.rak-private", "The realm attestation key in the token has a private part.", "The platform is compromised or is a test set-up."),
     ("token.devices", "The device token is missing, unexpected or does not match its hash.", "Devices are judged only when the realm token names them."),
@@ -88,6 +88,7 @@ _TOKEN = _entries(2, "realm-token-refused", (
     ("realm.binding", "The platform token does not vouch for the key that signed the realm token.", "A realm token was spliced to another platform's token."),
     ("realm.challenge", "The realm token answers another challenge.", "A token was replayed, or two exchanges were mixed up."),
     ("realm.test-key", "The token is signed by a key whose private half is published.", "Anybody can forge this token. Allow it in test set-ups only."),
+    ("realm.rim-zero", "The realm's initial measurement is all zero, which no RMM computes.", "Synthetic sample tokens have it; send what configfs-tsm gave."),
     ("platform.signature", "The platform token's signature does not verify under the given key.", "Wrong CPAK, or the token is forged."),
 ))
 _PLATFORM = _entries(3, "platform-refused", (
@@ -113,6 +114,7 @@ _PLATFORM = _entries(3, "platform-refused", (
     ("platform.lifecycle", "The platform is not in a life cycle state that is allowed.", "A platform in debug state cannot protect a realm."),
     ("platform.implementation", "The platform's implementation id is not allowed.", "Allow it in the workload, or refuse the machine."),
     ("platform.instance", "The platform's instance id is not allowed.", "Allow it in the workload, or refuse the machine."),
+    ("platform.test-key", "The platform token is signed by a key whose private half is published.", "Anybody can forge this token. Allow it in test set-ups only."),
     ("platform.test-instance", "The platform is a public test platform; its key is published.", "Allow it in test set-ups only."),
 ))
 _LOG = _entries(4, "log-refused", (
