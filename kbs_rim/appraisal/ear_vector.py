@@ -81,7 +81,7 @@ class TrustVector:
 
     def __post_init__(self) -> None:
         if unknown := set(self.values) - set(CLAIM_NAMES):
-            raise ValueError(f"not a claim of a trust vector: {sorted(unknown)[0]!r}")
+            raise ValueError(f"not a claim of a trust vector: {min(unknown)!r}")
         for value in self.values.values():
             tier_of(value)
         object.__setattr__(self, "values", MappingProxyType({name: self.values.get(name, 0) for name in CLAIM_NAMES}))
