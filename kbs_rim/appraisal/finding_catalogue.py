@@ -232,6 +232,7 @@ _DOCUMENT = _entries(0, "document-refused", (
     ("document.image", "The image document is not valid.", "Make it with kbs-rim image hash --json."),
     ("document.workload", "The workload document is not valid.", "See docs/workloads.md."),
     ("document.secret", "The path, key id or value of a secret is not valid.", "A path is repository/type/tag; a value has 1 to 65536 bytes."),
+    ("document.platform", "The file is not a simulated platform.", "Make one with kbs-rim simulate --new-platform."),
     ("document.principal", "The name or the lifetime of a principal is not valid.", "Use lower-case letters, digits, dots, dashes and underscores."),
     ("document.text", "A name, reason or provenance is empty, too long or has characters that cannot be stored.", "Use printable text."),
     ("document.filter", "A filter of a query is not valid.", "See the documentation of the query."),

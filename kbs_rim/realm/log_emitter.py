@@ -1,0 +1,109 @@
+"""The VMM's measurement log as QEMU and kvmtool really write it (``specs/measurement-log.md`` 2.2, column "emitters").
+
+Shares no code with the parser that reads such logs. Options cover the documented layout, which nobody emits, and the older
+kvmtool, which counted a NUL into descriptions.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import Enum
+
+from kbs_rim.realm.failures import SimulationFailed
+from kbs_rim.realm.rim_model import RMI_HASH_CODE, RealmHash, RealmParams, RecParams
+
+LOG_AREA_SIZE = 64 * 1024
+_EV_NO_ACTION, _EV_EVENT_TAG, _EV_POST_CODE2, _EV_EFI_PLATFORM_FIRMWARE_BLOB2 = 0x3, 0x6, 0x13, 0x8000000A
+_TAG_REALM_CREATE, _TAG_INIT_RIPAS, _TAG_REC_CREATE = 1, 2, 3
+TPM_ALG = {RealmHash.SHA256: 0x000B, RealmHash.SHA384: 0x000C, RealmHash.SHA512: 0x000D}
+
+# signature, platformClass, minor, major, errata, uintnSize, numberOfAlgorithms, algorithm, digest size, vendorInfoSize
+_SPEC_ID = struct.Struct("<16sIBBBBIHHB")
+# signature, name, version, ram_size, num_cpus, 4 bytes of C padding, flags
+_VM_VERSION_EMITTED = struct.Struct("<16s32s40sQI4xQ")
+# signature, name, version, log_start, log_size, ram_size, num_cpus
+_VM_VERSION_DOCUMENTED = struct.Struct("<16s32s40sQQQI")
+# flags, s2sz, sve_vl, num_bps, num_wps, pmu_num_ctrs, hash_algo, 2 bytes of C padding
+_REALM_CREATE = struct.Struct("<QBBBBBB2x")
+_INIT_RIPAS = struct.Struct("<QQ")
+_REC_CREATE = struct.Struct("<QQ8Q")
+
+
+class VmVersionLayout(Enum):
+    """Which of the layouts of the VM VERSION record to write."""
+
+    EMITTED = 112
+    DOCUMENTED = 116
+
+
+@dataclass(frozen=True, slots=True)
+class LogStyle:
+    """How a VMM writes its log. ``nul_descriptions``: older kvmtool."""
+
+    vmm_name: str
+    vmm_version: str
+    layout: VmVersionLayout = VmVersionLayout.EMITTED
+    nul_descriptions: bool = False
+
+
+class LogEmitter:
+    """Writes records one after the other; ``finish`` pads to the log area."""
+
+    def __init__(self, hash_: RealmHash, style: LogStyle) -> None:
+        """Write the Spec ID record: one algorithm, the realm's."""
+        self.hash = hash_
+        self.style = style
+        spec = _SPEC_ID.pack(b"Spec ID Event03", 0, 0, 2, 106, 2, 1, TPM_ALG[hash_], hash_.size, 0)
+        self._parts = [struct.pack("<II20sI", 0, _EV_NO_ACTION, b"", len(spec)), spec]
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes written so far."""
+        return sum(map(len, self._parts))
+
+    def raw(self, data: bytes) -> None:
+        """Append bytes as they are: what a hostile host may write."""
+        self._parts.append(data)
+
+    def _record(self, event_type: int, digests: list[tuple[int, bytes]], data: bytes) -> None:
+        head = struct.pack("<III", 0, event_type, len(digests))
+        body = b"".join(struct.pack("<H", algorithm) + digest for algorithm, digest in digests)
+        self._parts += [head, body, struct.pack("<I", len(data)), data]
+
+    def _tagged(self, tag: int, data: bytes) -> None:
+        self._record(_EV_EVENT_TAG, [], struct.pack("<II", tag, len(data)) + data)
+
+    def vm_version(self, ram_size: int, cpus: int, log_area: tuple[int, int] | None) -> None:
+        """VM VERSION: EV_NO_ACTION with one zero digest of algorithm 0."""
+        head = (b"VM VERSION", self.style.vmm_name.encode(), self.style.vmm_version.encode())
+        if self.style.layout is VmVersionLayout.DOCUMENTED:
+            data = _VM_VERSION_DOCUMENTED.pack(*head, *(log_area or (0, 0)), ram_size, cpus)
+        else:
+            data = _VM_VERSION_EMITTED.pack(*head, ram_size, cpus, 0)
+        self._record(_EV_NO_ACTION, [(0, bytes(self.hash.size))], data)
+
+    def realm_create(self, params: RealmParams) -> None:
+        """REALM_CREATE, 16 bytes with the padding of the C structure."""
+        code = RMI_HASH_CODE[params.hash]
+        counts = (params.sve_vl, params.num_bps, params.num_wps, params.pmu_num_ctrs)
+        self._tagged(_TAG_REALM_CREATE, _REALM_CREATE.pack(params.flags, params.s2sz, *counts, code))
+
+    def init_ripas(self, base: int, size: int) -> None:
+        """INIT_RIPAS with base and size (not top)."""
+        self._tagged(_TAG_INIT_RIPAS, _INIT_RIPAS.pack(base, size))
+
+    def rec_create(self, rec: RecParams) -> None:
+        """REC_CREATE."""
+        self._tagged(_TAG_REC_CREATE, _REC_CREATE.pack(rec.flags, rec.pc, *rec.gprs))
+
+    def blob(self, description: str, base: int, size: int, digest: bytes | None) -> None:
+        """An image, or with ``digest`` None an unmeasured range such as the log itself."""
+        text = description.encode() + (b"\0" if self.style.nul_descriptions else b"")
+        event = _EV_EFI_PLATFORM_FIRMWARE_BLOB2 if description == "FIRMWARE" else _EV_POST_CODE2
+        digests = [] if digest is None else [(TPM_ALG[self.hash], digest)]
+        self._record(event, digests, struct.pack("<B", len(text)) + text + struct.pack("<QQ", base, size))
+
+    def finish(self, area_size: int = LOG_AREA_SIZE) -> bytes:
+        """Return the log, zero padded to the area; raise ``SimulationFailed`` if it does not fit."""
+        if self.used_bytes > area_size:
+            raise SimulationFailed(f"the log has {self.used_bytes} bytes, its area {area_size}")
+        return b"".join(self._parts).ljust(area_size, b"\0")
