@@ -53,6 +53,8 @@ class Limits:
     device_tree_depth: int = _limit(16, "levels", "QEMU's deepest node is at 6")
     image_bytes: int = _limit(2048 * MIB, "bytes", "largest image an administrator may register")
     gunzip_bytes: int = _limit(512 * MIB, "bytes", "a gzip'd kernel unpacks to less than 100 MiB")
+    operations_file_bytes: int = _limit(16 * MIB, "bytes", "60 cases of 24 operations have 90 KiB")
+    operations: int = _limit(100_000, "operations", "all cases of one file together; a page made from its seed costs 0.3 ms")
     attestation_result_bytes: int = _limit(64 * KIB, "bytes", "an EAR is 8 KiB; some verifiers echo the evidence inside")
     endorsement_bytes: int = _limit(1 * MIB, "bytes", "a CoRIM of hundreds of platforms; cocli's samples have 1 KiB")
     verifier_response_bytes: int = _limit(256 * KIB, "bytes", "evidence echo of a 16 KiB token and an EAR of 8 KiB")
