@@ -4,13 +4,14 @@ A token or an attestation result made with one of these proves nothing. They are
 Public keys are named by their RFC 7638 thumbprint (SHA-256, base64url).
 """
 
-import base64
 import json
 from collections.abc import Mapping
 from hashlib import sha256
 from types import MappingProxyType
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePublicKey
+
+from kbs_rim.evidence import base64url
 
 _CURVES = {SECP256R1.name: ("P-256", 32), SECP384R1.name: ("P-384", 48), SECP521R1.name: ("P-521", 66)}
 
@@ -47,12 +48,9 @@ def thumbprint(key: EllipticCurvePublicKey) -> str:
         raise ValueError(f"no JWK curve name for {key.curve.name}")
     curve, size = _CURVES[key.curve.name]
     numbers = key.public_numbers()
-    members = {"crv": curve, "kty": "EC", "x": _base64url(numbers.x, size), "y": _base64url(numbers.y, size)}
-    return base64.urlsafe_b64encode(sha256(json.dumps(members, separators=(",", ":")).encode()).digest()).rstrip(b"=").decode()
-
-
-def _base64url(coordinate: int, size: int) -> str:
-    return base64.urlsafe_b64encode(coordinate.to_bytes(size, "big")).rstrip(b"=").decode()
+    x, y = (base64url.encode(coordinate.to_bytes(size, "big")) for coordinate in (numbers.x, numbers.y))
+    members = {"crv": curve, "kty": "EC", "x": x, "y": y}
+    return base64url.encode(sha256(json.dumps(members, separators=(",", ":")).encode()).digest())
 
 
 def is_published(key: EllipticCurvePublicKey | str) -> str | None:
