@@ -7,7 +7,7 @@ the trust anchor and the reference values (``specs/verifiers.md`` 3.3).
 import hashlib
 import json
 import os
-from base64 import urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64encode
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,41 @@ class PlatformIdentity:
             comids.append(_comid({3: [self.trust_anchor_triple()]}))
         corim = {0: uuid4().bytes, 1: comids, 3: _tagged(_TAG_URI, PLATFORM_CORIM_PROFILE)}
         return _deterministic(_tagged(_TAG_CORIM, corim))
+
+    def comid_json(self) -> dict[str, Any]:
+        """Return trust anchor and reference values as a CoMID template in JSON, the form that Veraison's ``cocli`` compiles."""
+        class_ = {"id": {"type": "bytes", "value": _base64(self.implementation_id)}}
+        measurements: list[dict[str, Any]] = [
+            {
+                "key": {"type": "string", "value": "cca.software-component"},
+                "value": {
+                    "digests": [[_NAMED_INFORMATION[len(part.measurement)], _base64(part.measurement).rstrip("=")]],
+                    "name": part.name,
+                    "cryptokeys": [{"type": "bytes", "value": _base64(part.signer_id)}],
+                },
+            }
+            for part in self.components
+        ]
+        config = {"type": "bytes", "value": _base64(self.config)}
+        mask = _base64(b"\xff" * len(self.config))
+        measurements.append(
+            {"key": {"type": "string", "value": "cca.platform-config"}, "value": {"raw-value": config, "raw-value-mask": mask}}
+        )
+        instance = {"type": "ueid", "value": _base64(self.instance_id)}
+        key = {"type": "pkix-base64-key", "value": self.public_pem()}
+        return {
+            "tag-identity": {"id": str(uuid4()), "version": 0},
+            "triples": {
+                "reference-values": [{"environment": {"class": class_}, "measurements": measurements}],
+                "attester-verification-keys": [
+                    {"environment": {"class": class_, "instance": instance}, "verification-keys": [key]},
+                ],
+            },
+        }
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()
 
 
 def _digest(*parts: str) -> bytes:
