@@ -1,0 +1,122 @@
+"""``kbs-rim image``: hash images on the administrator's side."""
+
+import os
+import stat
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kbs_rim.cli import EXIT_OK
+
+if TYPE_CHECKING:
+    from kbs_rim.limits import Limits
+    from kbs_rim.measurement.image import ImageMeasurements
+
+_CHUNK_BYTES = 1 << 20
+_PIPE_COLUMNS = 1000
+
+
+@click.group(name="image")
+def command() -> None:
+    """Hash, register and revoke trusted images."""
+
+
+@command.command(name="hash")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--granules", is_flag=True, help="With --json: include the granule digests, base64.")
+def hash_(file: Path, *, as_json: bool, granules: bool) -> int:
+    """Measure FILE (- reads stdin) as a VMM loads it: what it is, its digests, its id, how it may lie in memory.
+
+    A gzip'd kernel is measured unpacked, everything else as it is. Nothing is sent anywhere.
+    """
+    from kbs_rim.cli.admin_client import print_json
+
+    if granules and not as_json:
+        raise click.UsageError("--granules needs --json")
+    measured = measure_file(file)
+    if as_json:
+        print_json(_description(file, measured, granules=granules))
+    else:
+        _print_overview(_overview(file, measured))
+    return EXIT_OK
+
+
+def measure_file(file: Path, limits: "Limits | None" = None) -> "ImageMeasurements":
+    """Measure a file in chunks; what has no length beforehand (a pipe, stdin) is read into memory, up to the limit.
+
+    Raises ``OSError``, and ``MalformedEvidence`` as ``kbs_rim.measurement.image.measure_stream`` does.
+    """
+    from kbs_rim.limits import DEFAULT_LIMITS
+    from kbs_rim.measurement.image import measure_image, measure_stream
+
+    limits = limits or DEFAULT_LIMITS
+    with click.open_file(str(file), "rb") as stream:
+        status = os.fstat(stream.fileno()) if str(file) != "-" else None
+        if status is not None and stat.S_ISREG(status.st_mode):
+            return measure_stream(iter(partial(stream.read, _CHUNK_BYTES), b""), status.st_size, limits)
+        return measure_image(stream.read(limits.image_bytes + 1), limits)
+
+
+def _description(file: Path, measured: "ImageMeasurements", *, granules: bool) -> dict[str, Any]:
+    document = measured.to_document()
+    digests = document.pop("granules")
+    description = {"file": str(file), "image_id": measured.image_id, **document, "alignments": _alignments(measured)}
+    return {**description, "granules": digests} if granules else description
+
+
+def _alignments(measured: "ImageMeasurements") -> dict[str, Any]:
+    """Each layout: bytes of padding in front, granules, and a digest over all granule digests, for comparing two hosts."""
+    from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+    from kbs_rim.measurement.granules import Alignment, granule_count, lead_of
+
+    found = {}
+    for alignment in Alignment:
+        lead = lead_of(alignment, measured.size)
+        found[alignment.value] = {
+            "lead": lead,
+            "granules": granule_count(measured.size, lead),
+            "digests": {
+                algorithm.compact_name: algorithm.digest(measured.granules[algorithm, alignment]).hex() for algorithm in HashAlgorithm
+            },
+        }
+    return found
+
+
+def _overview(file: Path, measured: "ImageMeasurements") -> list[tuple[str, object]]:
+    from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+
+    rows: list[tuple[str, object]] = [("file", file), ("image id", measured.image_id), ("kind", measured.kind.value)]
+    if measured.compression:
+        rows.append(("file size", f"{measured.file_size} bytes, {measured.compression.value}"))
+        rows += [(f"file {algorithm.compact_name}", measured.file_digests[algorithm].hex()) for algorithm in HashAlgorithm]
+    rows.append(("size", f"{measured.size} bytes as loaded"))
+    rows += [(algorithm.compact_name, measured.digests[algorithm].hex()) for algorithm in HashAlgorithm]
+    if kernel := measured.kernel:
+        rows.append(("kernel", f"text_offset {kernel.text_offset:#x}, image_size {kernel.image_size:#x}, flags {kernel.flags:#x}"))
+    if tree := measured.device_tree:
+        rows += [("memory", f"{base:#x}, {size:#x} bytes") for base, size in tree.memory]
+        rows += [("CPUs", tree.cpus), ("boot arguments", "none" if tree.bootargs is None else tree.bootargs)]
+        rows.append(("initrd", f"{tree.initrd[0]:#x}-{tree.initrd[1]:#x}" if tree.initrd else "none"))
+        rows.append(("log area", f"{tree.log_area[0]:#x}, {tree.log_area[1]:#x} bytes" if tree.log_area else "none"))
+    for name, layout in _alignments(measured).items():
+        rows.append((f"{name}-aligned", f"granules: {layout['granules']}, bytes of padding in front: {layout['lead']}"))
+    return rows
+
+
+def _print_overview(rows: list[tuple[str, object]]) -> None:
+    """Print names and values; into a pipe without folding, so that digests stay in one piece."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(str(value)))
+    terminal = sys.stdout.isatty()
+    Console(highlight=False, width=None if terminal else _PIPE_COLUMNS).print(table)
