@@ -15,6 +15,7 @@ from kbs_rim.http.auth import PRINCIPAL
 from kbs_rim.http.middleware import read_body
 from kbs_rim.http.paging import page_limit, page_of
 from kbs_rim.limits import Limits
+from kbs_rim.measurement.image_document import facts_to_document
 from kbs_rim.ports import ImageRecord, ImageState, SecretInfo, WorkloadRecord
 from kbs_rim.services.registry import Registry
 from kbs_rim.services.secrets import SecretVault
@@ -22,7 +23,7 @@ from kbs_rim.services.secrets import SecretVault
 REGISTRY = web.AppKey("registry", Registry)
 VAULT = web.AppKey("vault", SecretVault)
 LIMITS = web.AppKey("admin_limits", Limits)
-_SECRET = "{path:[^/]+/[^/]+/[^/]+}"
+_PATH = "{path:[^/]+/[^/]+/[^/]+}"
 _JSON_DEPTH = 12
 _JSON_ITEMS = 100_000
 routes = web.RouteTableDef()
@@ -97,7 +98,7 @@ def image_document(record: ImageRecord) -> dict[str, Any]:
         "file_size": measured.file_size,
         "file_digests": {algorithm.value: digest.hex() for algorithm, digest in measured.file_digests.items()},
         "kernel": {"text_offset": kernel.text_offset, "image_size": kernel.image_size, "flags": kernel.flags} if kernel else None,
-        "device_tree": tree.to_document() if tree else None,
+        "device_tree": facts_to_document(tree) if tree else None,
         "provenance": dict(record.provenance),
         "registered_at": record.registered_at.isoformat(),
         "registered_by": record.registered_by,
@@ -174,13 +175,13 @@ async def list_secrets(request: web.Request) -> web.Response:
     return page_of("secrets", [_secret_document(info) for info in infos], limit, lambda item: item["path"])
 
 
-@routes.get(f"/admin/v1/secrets/{_SECRET}")
+@routes.get(f"/admin/v1/secrets/{_PATH}")
 async def show_secret(request: web.Request) -> web.Response:
     """Show versions and bindings."""
     return web.json_response(_secret_document(await request.app[VAULT].get_secret(request.match_info["path"])))
 
 
-@routes.post(f"/admin/v1/secrets/{_SECRET}/versions")
+@routes.post(f"/admin/v1/secrets/{_PATH}/versions")
 async def add_version(request: web.Request) -> web.Response:
     """Store a new version."""
     document = await _document(request, {"value"}, set())
@@ -188,7 +189,7 @@ async def add_version(request: web.Request) -> web.Response:
     return web.json_response(_secret_document(info), status=201)
 
 
-@routes.post(f"/admin/v1/secrets/{_SECRET}/versions/{{version:[0-9]{{1,9}}}}/revoke")
+@routes.post(f"/admin/v1/secrets/{_PATH}/versions/{{version:[0-9]{{1,9}}}}/revoke")
 async def revoke_version(request: web.Request) -> web.Response:
     """Erase a version."""
     version = int(request.match_info["version"])
@@ -196,7 +197,7 @@ async def revoke_version(request: web.Request) -> web.Response:
     return web.json_response(_secret_document(info))
 
 
-@routes.put(f"/admin/v1/secrets/{_SECRET}/workloads")
+@routes.put(f"/admin/v1/secrets/{_PATH}/workloads")
 async def bind_secret(request: web.Request) -> web.Response:
     """Replace the set of workloads that may have the secret."""
     document = await _document(request, {"workloads"}, set())
