@@ -37,7 +37,6 @@ _U32 = struct.Struct("<I")
 _NO_REGISTER = 0xFFFFFFFF
 _MAX_TPM_INDEX, _MAX_CC_INDEX = 23, 4
 _VMM_TYPES = frozenset({EV_NO_ACTION, EV_EVENT_TAG, EV_POST_CODE2, EV_EFI_PLATFORM_FIRMWARE_BLOB2})
-_VMM_TYPES_WITHOUT_DIGEST = frozenset({EV_EVENT_TAG, EV_POST_CODE2})
 
 
 class LogKind(StrEnum):
@@ -288,17 +287,18 @@ def _check_profile(event: TcgEvent, kind: LogKind, algorithms: int) -> None:
         raise MalformedEvidence("log.spec-id", f"{what} is a second Spec ID", offset=event.offset)
     _check_index(event, kind)
     count = len(event.digests)
-    if event.measured:
-        may_lack = kind is LogKind.VMM and event.type in _VMM_TYPES_WITHOUT_DIGEST
-        wrong = count != algorithms and not (may_lack and count == 0)
+    rim_tag = kind is LogKind.VMM and event.type == EV_EVENT_TAG
+    if rim_tag:
+        wrong = False  # Emitters write no digest, the documentation shows one of zeros; neither is measured.
+    elif event.measured:
+        wrong = count != algorithms and not (kind is LogKind.VMM and event.type == EV_POST_CODE2 and count == 0)
     else:
         wrong = kind is LogKind.VMM and count != algorithms
     if wrong:
         raise MalformedEvidence(
             "log.digests", f"{what} has the wrong number of digests", offset=event.offset, expected=str(algorithms), seen=str(count)
         )
-    unmeasured = not event.measured or (kind is LogKind.VMM and event.type == EV_EVENT_TAG)
-    if unmeasured and any(any(digest) for digest in event.digests.values()):
+    if (rim_tag or not event.measured) and any(any(digest) for digest in event.digests.values()):
         raise MalformedEvidence("log.digests", f"{what} has a digest though nothing is measured", offset=event.offset, seen=event.type_name)
 
 

@@ -1,0 +1,288 @@
+"""``kbs-rim log``: read measurement logs and recompute RIMs from them, offline."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kbs_rim.cli import EXIT_OK
+
+if TYPE_CHECKING:
+    from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+    from kbs_rim.evidence.tcg_events import EventDescription
+    from kbs_rim.evidence.tcg_log import LogKind, TcgEvent, TcgLog
+    from kbs_rim.measurement.boot_plan import BootPlan
+    from kbs_rim.measurement.image import ImageMeasurements
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_ROUNDINGS = {"4k": 4096, "16k": 16384, "64k": 65536}
+_CHUNK = 1 << 20
+_WIDTH_OF_A_PIPE = 200
+
+
+@click.group("log")
+def command() -> None:
+    """Read measurement logs and recompute RIMs from them."""
+
+
+@command.command()
+@click.argument("file", type=_FILE)
+@click.option("--kind", type=click.Choice(["vmm", "tpm", "cc"]), help="Who wrote the log [default: guessed from its records].")
+@click.option("--registers", is_flag=True, help="Print the registers that the log extends, instead of its records.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(file: Path, kind: str | None, registers: bool, as_json: bool) -> int:
+    """Print the records of a log, or its replayed registers. Exit 1 if it is malformed.
+
+    What a log says is not proven by showing it: only digests are measured, and only a register tells whether they were.
+    """
+    from kbs_rim.evidence.tcg_log import replay_registers
+
+    data = _read(file)
+    log = _parse(data, kind)
+    descriptions = _validate(log)
+    banks = replay_registers(log)
+    if registers:
+        _print_registers(banks, as_json=as_json)
+    elif as_json:
+        click.echo(json.dumps(_document(log, descriptions), indent=2))
+    else:
+        _print_table(log, descriptions)
+    if kind is None:
+        click.echo(f"kbs-rim: read as a {log.kind} log; --kind says otherwise", err=True)
+    return EXIT_OK
+
+
+def _read(file: Path) -> bytes:
+    from kbs_rim.limits import DEFAULT_LIMITS
+
+    with file.open("rb") as stream:
+        return stream.read(DEFAULT_LIMITS.log_bytes + 1)
+
+
+def _parse(data: bytes, kind: str | None) -> "TcgLog":
+    from kbs_rim.errors import MalformedEvidence
+    from kbs_rim.evidence.tcg_log import LogKind, guess_kind, parse_tcg_log
+
+    if kind is not None:
+        return parse_tcg_log(data, LogKind(kind), allow_legacy=kind == LogKind.TPM)
+    guessed = guess_kind(data)
+    try:
+        return parse_tcg_log(data, guessed, allow_legacy=guessed is LogKind.TPM)
+    except MalformedEvidence:
+        if guessed is LogKind.VMM:
+            raise
+        other = LogKind.CC if guessed is LogKind.TPM else LogKind.TPM
+        try:
+            return parse_tcg_log(data, other, allow_legacy=other is LogKind.TPM)
+        except MalformedEvidence:
+            pass
+        raise
+
+
+def _validate(log: "TcgLog") -> "tuple[EventDescription, ...]":
+    """Decode every record; a VMM log must also keep the limits under which it would be replayed."""
+    from kbs_rim.evidence.tcg_events import describe_event
+    from kbs_rim.evidence.tcg_log import LogKind
+    from kbs_rim.measurement.boot_plan import check_vmm_records
+
+    descriptions = tuple(describe_event(event, log.kind) for event in log.events)
+    if log.kind is LogKind.VMM:
+        check_vmm_records(log)
+    return descriptions
+
+
+def _print_registers(banks: dict[str, dict[int, bytes]], *, as_json: bool) -> None:
+    if as_json:
+        document = {name: {str(index): bank[index].hex() for index in sorted(bank)} for name, bank in banks.items()}
+        click.echo(json.dumps({"registers": document}, indent=2))
+        return
+    for name, bank in banks.items():
+        for index in sorted(bank):
+            click.echo(f"{name} {index:>2} {bank[index].hex()}")
+
+
+def _digests(event: "TcgEvent") -> dict[str, str]:
+    from kbs_rim.evidence.tcg_names import TPM_ALGORITHMS
+
+    return {TPM_ALGORITHMS[identifier].name: digest.hex() for identifier, digest in event.digests.items()}
+
+
+def _document(log: "TcgLog", descriptions: "tuple[EventDescription, ...]") -> dict[str, Any]:
+    from kbs_rim.evidence.tcg_names import TPM_ALGORITHMS
+
+    events = [
+        {
+            "number": event.number,
+            "offset": event.offset,
+            "register": event.index,
+            "type": event.type,
+            "type_name": description.type_name,
+            "digests": _digests(event),
+            "description": description.text,
+            "fields": dict(description.fields),
+            "data": event.data.hex(),
+        }
+        for event, description in zip(log.events, descriptions, strict=True)
+    ]
+    return {
+        "kind": log.kind.value,
+        "format": "sha1" if log.header is None else "crypto-agile",
+        "algorithms": [TPM_ALGORITHMS[identifier].name for identifier in log.algorithms],
+        "used_bytes": log.used_bytes,
+        "padding": log.padding,
+        "events": events,
+    }
+
+
+def _print_table(log: "TcgLog", descriptions: "tuple[EventDescription, ...]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH_OF_A_PIPE)
+    table = Table(box=None, pad_edge=False)
+    for column in ("#", "Register", "Type", "What it says", "Digest"):
+        table.add_column(column, overflow="fold")
+    for event, description in zip(log.events, descriptions, strict=True):
+        digest = next((f"{name}:{value[:16]}..." for name, value in _digests(event).items() if event.measured), "not measured")
+        row = (str(event.number), _register(log.kind, event), description.type_name, description.text, digest)
+        # Text, not markup: a log must not be able to colour, link or hide anything.
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _register(kind: "LogKind", event: "TcgEvent") -> str:
+    if not event.measured:
+        return "-"
+    return {"vmm": "RIM" if event.index == 0 else str(event.index), "tpm": f"PCR {event.index}", "cc": f"MR {event.index}"}[kind.value]
+
+
+@command.command()
+@click.argument("log", type=_FILE)
+@click.argument("more_images", type=_FILE, nargs=-1, metavar="[IMAGE]...")
+@click.option("--image", "images", type=_FILE, multiple=True, help="An image file that the log may name; may be repeated.")
+@click.option("--rmm", type=click.Choice(["1.0", "2.0"]), required=True, help="Measurement rules: RMM 1.0 measures RIPAS, 2.0 does not.")
+@click.option("--rounding", type=click.Choice(list(_ROUNDINGS)), default="4k", show_default=True, help="Page size of the host.")
+@click.option(
+    "--order",
+    type=click.Choice(["log", "ripas-last", "ripas-last-whole"]),
+    default="log",
+    show_default=True,
+    help="Order of operations: as logged, or RIPAS at the first run, as newer kernels do.",
+)
+@click.option("--pmu-counters", type=click.IntRange(0, 255), help="Replay with this pmu_num_ctrs instead of the logged one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: RIM, dialect, hash algorithm and images.")
+def rim(
+    log: Path,
+    more_images: tuple[Path, ...],
+    images: tuple[Path, ...],
+    rmm: str,
+    rounding: str,
+    order: str,
+    pmu_counters: int | None,
+    as_json: bool,
+) -> int:
+    """Recompute the RIM that a VMM's LOG stands for, from image files, and print it in hex.
+
+    Images may be given as several --image options, or all behind one. A gzip'd kernel is known by its unpacked bytes.
+    """
+    from dataclasses import replace
+
+    from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
+    from kbs_rim.measurement.boot_plan import boot_plan_from_log
+    from kbs_rim.measurement.dialect import Dialect, Order, Rounding
+    from kbs_rim.measurement.replay import replay_rim
+    from kbs_rim.measurement.rmm import RmmVersion
+
+    plan = boot_plan_from_log(parse_tcg_log(_read(log), LogKind.VMM))
+    lookup = _GivenImages((*images, *more_images))
+    dialect = Dialect(RmmVersion(rmm), Rounding(_ROUNDINGS[rounding]), Order(order))
+    params = plan.create.params if pmu_counters is None else replace(plan.create.params, pmu_num_ctrs=pmu_counters)
+    value = replay_rim(plan, lookup, dialect, params=params).hex()
+    if as_json:
+        loaded = list(_loaded(plan, lookup))
+        click.echo(
+            json.dumps({"rim": value, "dialect": str(dialect), "hash_algorithm": plan.hash_algorithm.value, "images": loaded}, indent=2)
+        )
+    else:
+        click.echo(value)
+    if pmu_counters is None:
+        _warn_of_pmu(plan)
+    return EXIT_OK
+
+
+def _warn_of_pmu(plan: "BootPlan") -> None:
+    from kbs_rim.measurement.replay import params_to_try
+
+    if len(params_to_try(plan.create.params)) > 1:
+        logged = plan.create.params.pmu_num_ctrs
+        click.echo(f"kbs-rim: the log has {logged} PMU counters without the PMU flag; a host with KVM needs --pmu-counters 0", err=True)
+
+
+def _loaded(plan: "BootPlan", lookup: "_GivenImages") -> Iterator[dict[str, Any]]:
+    for loaded in plan.images:
+        image = lookup.find(loaded.algorithm, loaded.digest)
+        yield {
+            "event": loaded.event,
+            "description": loaded.description,
+            "base": loaded.base,
+            "size": loaded.size,
+            "image": None if image is None else image.image_id,
+            "file": None if image is None else str(image.file),
+        }
+
+
+class _GivenImage:
+    """An image file of the command line. Its content is at hand, so it may lie at any offset within a page."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._measurements = _measure(file)
+
+    @property
+    def image_id(self) -> str:
+        return self._measurements.image_id
+
+    @property
+    def size(self) -> int:
+        return self._measurements.size
+
+    @property
+    def digests(self) -> Mapping["HashAlgorithm", bytes]:
+        return self._measurements.digests
+
+    def granules_at(self, base: int, algorithm: "HashAlgorithm") -> bytes | None:
+        from kbs_rim.limits import GRANULE_SIZE
+        from kbs_rim.measurement.granules import granule_digests
+
+        known = self._measurements.granules_at(base, algorithm)
+        if known is not None or self._measurements.compression is not None:
+            return known
+        with self.file.open("rb") as stream:
+            return granule_digests(iter(lambda: stream.read(_CHUNK), b""), algorithm, lead=base % GRANULE_SIZE)
+
+
+class _GivenImages:
+    """The images of the command line, by the digests of the bytes that a VMM loads."""
+
+    def __init__(self, files: tuple[Path, ...]) -> None:
+        images = [_GivenImage(file) for file in files]
+        self._images = {(algorithm, digest): image for image in images for algorithm, digest in image.digests.items()}
+
+    def find(self, algorithm: "HashAlgorithm", digest: bytes) -> _GivenImage | None:
+        return self._images.get((algorithm, digest))
+
+
+def _measure(file: Path) -> "ImageMeasurements":
+    from kbs_rim.errors import MalformedEvidence
+    from kbs_rim.measurement.image import measure_stream
+
+    with file.open("rb") as stream:
+        try:
+            return measure_stream(iter(lambda: stream.read(_CHUNK), b""), file.stat().st_size)
+        except MalformedEvidence as error:
+            raise MalformedEvidence(error.finding_id, f"{file}: {error}", expected=error.expected, seen=error.seen) from None
