@@ -164,6 +164,12 @@ def test_the_logs_come_in_one_order_whatever_the_sender_chose() -> None:
     assert one.log(LogKind.TPM) is None
 
 
+def test_evidence_without_a_token_does_not_exist() -> None:
+    with pytest.raises(MalformedEvidence) as caught:
+        Evidence(b"", ((LogKind.VMM, LOG),))
+    assert caught.value.finding_id == "envelope.token-missing"
+
+
 def test_evidence_does_not_print_its_content() -> None:
     assert repr(Evidence(TOKEN, ((LogKind.VMM, LOG),))) == "Evidence()"
 
@@ -236,6 +242,7 @@ LOG_PART = (f"Content-Type: {VMM}", b"log")
         ("preamble", "envelope.malformed", b"hello\r\n" + multipart(PART)),
         ("epilogue", "envelope.malformed", multipart(PART) + b"hello"),
         ("not closed", "envelope.malformed", multipart(PART)[:-4]),
+        ("cut inside a part", "envelope.malformed", multipart(PART)[:-20]),
         ("bare line feeds", "envelope.malformed", multipart(PART).replace(b"\r\n", b"\n")),
         ("boundary that goes on", "envelope.malformed", multipart(PART).replace(b"\r\n--frontier--", b"\r\n--frontierX")),
         ("no header", "envelope.malformed", multipart(("", TOKEN))),
