@@ -1,0 +1,186 @@
+"""Connections, transactions and the error boundary of the database.
+
+SQLite (``specs/dependencies.md`` section 3, trap 4): the driver's own transaction handling loses updates and cannot roll back
+DDL, so it is switched off; transactions that write begin with ``BEGIN IMMEDIATE`` on a pool of one connection, transactions
+that read have connections of their own. PostgreSQL: writers run at READ COMMITTED under explicit locks (``registry_state``),
+readers see one snapshot (REPEATABLE READ, READ ONLY).
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from kbs_rim.errors import ConfigurationError, Conflict, StoreUnavailable
+
+_CONNECT_TIMEOUT_S = 10
+_STATEMENT_TIMEOUT_S = 30
+"""A statement that takes longer means that the server hangs: every query here is indexed and bounded."""
+_LOCK_TIMEOUT_MS = 15_000
+"""How long a change waits for releases in flight, and the other way round."""
+_IDLE_IN_TRANSACTION_TIMEOUT_MS = 20_000
+"""A replica that stalls inside a transaction must not hold up a revocation for ever."""
+_BUSY_TIMEOUT_MS = 10_000
+_CHECKOUT_TIMEOUT_S = 15
+_TRANSLATED = (SQLAlchemyError, OSError, TimeoutError, UnicodeError)
+"""What drivers and pool raise. ``UnicodeError``: text with lone surrogates, refused before it reaches the engine."""
+
+
+def normalise_url(text: str) -> URL:
+    """Return the URL with its async driver: SQLite through aiosqlite, PostgreSQL through asyncpg.
+
+    libpq's ``sslmode`` is understood. Raise ``ConfigurationError`` for any other database and for SQLite in memory, which
+    would forget the record.
+    """
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError("database.url is not a URL: write sqlite:////path or postgresql://USER@HOST/NAME") from None
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        if url.database in (None, "", ":memory:") or url.query:
+            raise ConfigurationError("database.url names no SQLite file: write sqlite:////path/to/kbs_rim.db, without options")
+        return url.set(drivername="sqlite+aiosqlite")
+    if backend in {"postgresql", "postgres"}:
+        sslmode = url.query.get("sslmode")
+        if sslmode is not None:
+            url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": sslmode})
+        return url.set(drivername="postgresql+asyncpg")
+    raise ConfigurationError(f"database.url names the database {backend!r}: use sqlite or postgresql")
+
+
+def storable(*texts: str | None) -> bool:
+    """Tell whether the database can hold these texts: PostgreSQL refuses NUL, and no engine takes lone surrogates.
+
+    Asked before a look-up with text from outside, so that a hostile name is unknown rather than an outage.
+    """
+    return not any(text and ("\0" in text or any("\ud800" <= character <= "\udfff" for character in text)) for text in texts)
+
+
+class Database:
+    """The engines of one database, and the only two ways to use it: ``reading`` and ``writing``."""
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        """Prepare; nothing is connected yet. Raise ``ConfigurationError`` for a URL that cannot be used."""
+        self.url = normalise_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self._writer = sqlite_engine(self.url, pool_size=1)
+            self._reader = sqlite_engine(self.url, pool_size=pool_size, read_only=True)
+        else:
+            self._writer = postgres_engine(self.url, pool_size=pool_size)
+            # The same pool: options travel with the transaction, not with the connection.
+            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._write_session = async_sessionmaker(self._writer, expire_on_commit=False, autoflush=False)
+        self._read_session = async_sessionmaker(self._reader, expire_on_commit=False, autoflush=False)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """One snapshot. Raise ``StoreUnavailable`` for whatever the database does."""
+        async with _boundary(), self._read_session() as session:
+            yield session
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncSession]:
+        """One transaction, committed when the block ends and rolled back when it raises.
+
+        Raise ``Conflict`` if a constraint says no, ``StoreUnavailable`` for whatever else the database does.
+        """
+        async with _boundary(), self._write_session() as session:
+            yield session
+            await session.commit()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._writer.dispose()
+        if self._reader is not self._writer:
+            await self._reader.dispose()
+
+
+@asynccontextmanager
+async def _boundary() -> AsyncIterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict("store.conflict", "the change contradicts what is stored") from error
+    except _TRANSLATED as error:
+        raise StoreUnavailable(f"the database could not be used ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Name the cause without statement or values: both may hold what must not be logged."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None) or getattr(cause, "errno", None)
+    name = type(cause).__name__
+    if isinstance(cause, sqlite3.Error) and str(cause).startswith(("no such table", "unable to open", "database is locked")):
+        return f"{name}: {cause}"
+    return f"{name} {code}" if code else name
+
+
+def sqlite_engine(url: URL, *, pool_size: int, read_only: bool = False, create: bool = False, foreign_keys: bool = True) -> AsyncEngine:
+    """An engine whose transactions are ours. ``create`` makes a missing file; otherwise a missing file is an error."""
+    path = quote(str(Path(url.database or "").absolute()))
+    # A URI, because only that refuses to make an empty database where a path was mistyped.
+    target = f"sqlite+aiosqlite:///file:{path}?mode={'rwc' if create else 'rw'}&uri=true"
+    engine = create_async_engine(
+        target,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=_CHECKOUT_TIMEOUT_S,
+        hide_parameters=True,
+        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000},
+    )
+    pragmas = [
+        f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL",
+        f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}",
+        "PRAGMA secure_delete = ON",
+        f"PRAGMA query_only = {'ON' if read_only else 'OFF'}",
+    ]
+    _on_connect(engine, pragmas)
+    _on_begin(engine, "BEGIN" if read_only else "BEGIN IMMEDIATE")
+    return engine
+
+
+def postgres_engine(url: URL, *, pool_size: int) -> AsyncEngine:
+    """An engine that notices dead connections before it uses them. Raise ``ConfigurationError`` if asyncpg is missing."""
+    settings = {
+        "application_name": "kbs_rim",
+        "timezone": "UTC",
+        "lock_timeout": str(_LOCK_TIMEOUT_MS),
+        "idle_in_transaction_session_timeout": str(_IDLE_IN_TRANSACTION_TIMEOUT_MS),
+    }
+    try:
+        return create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=_CHECKOUT_TIMEOUT_S,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={"timeout": _CONNECT_TIMEOUT_S, "command_timeout": _STATEMENT_TIMEOUT_S, "server_settings": settings},
+        )
+    except ModuleNotFoundError:
+        raise ConfigurationError("database.url names PostgreSQL, but asyncpg is not installed: install kbs-rim[postgres]") from None
+
+
+def _on_connect(engine: AsyncEngine, statements: Iterable[str]) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        cursor.close()
+
+
+def _on_begin(engine: AsyncEngine, statement: str) -> None:
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql(statement)

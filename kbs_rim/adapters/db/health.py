@@ -1,0 +1,30 @@
+"""Whether the database can be used."""
+
+import asyncio
+
+from sqlalchemy import text
+
+from kbs_rim.adapters.db.engine import Database
+from kbs_rim.adapters.db.models import SCHEMA_VERSION
+from kbs_rim.adapters.db.registry_state import read_sequence
+from kbs_rim.errors import StoreUnavailable
+
+_DEADLINE_S = 5
+
+
+class StoreHealth:
+    """Implements ``ports.Health``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def check_store(self) -> None:
+        """See ``ports.Health``. Answers within five seconds."""
+        try:
+            async with asyncio.timeout(_DEADLINE_S), self._database.reading() as session:
+                version = await session.scalar(text("SELECT version_num FROM alembic_version"))
+                await read_sequence(session)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"the database did not answer within {_DEADLINE_S} s") from error
+        if version != SCHEMA_VERSION:
+            raise StoreUnavailable(f"the database has schema {version}, this program needs {SCHEMA_VERSION}: run kbs-rim db upgrade")

@@ -1,0 +1,201 @@
+"""The image registry: what never changes about an image, and revisions of what does."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Select, and_, func, insert, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from kbs_rim.adapters.db.engine import Database, storable
+from kbs_rim.adapters.db.models import ImageDigestRow, ImageGranulesRow, ImageRevisionRow, ImageRow
+from kbs_rim.adapters.db.registry_state import changing_registry, read_sequence
+from kbs_rim.appraisal.workload import Role
+from kbs_rim.errors import Conflict, NotFound, StoreUnavailable, TheirFault
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+from kbs_rim.ledger.records import ChangeRecord
+from kbs_rim.limits import DEFAULT_LIMITS
+from kbs_rim.measurement.granules import Alignment
+from kbs_rim.measurement.image import ImageMeasurements
+from kbs_rim.ports import ImageRecord, ImageState
+
+_STORED_IMAGE_LIMITS = replace(DEFAULT_LIMITS, image_bytes=1 << 62, gunzip_bytes=1 << 62)
+"""Limits were applied at registration; a lower setting later must not make a stored image unreadable."""
+
+
+class Images:
+    """Implements ``ports.ImageWriter``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find_images(self, digests: Sequence[tuple[str, bytes]], *, with_granules: bool = True) -> list[ImageRecord]:
+        """See ``ports.ImageReader``. Granules come for the algorithms asked about, and for no others."""
+        wanted: dict[str, set[bytes]] = defaultdict(set)
+        for algorithm, digest in digests:
+            wanted[algorithm].add(digest)
+        if not wanted:
+            return []
+        matches = or_(*(and_(ImageDigestRow.algorithm == name, ImageDigestRow.digest.in_(found)) for name, found in wanted.items()))
+        found = select(ImageDigestRow.image_id).where(matches)
+        async with self._database.reading() as session:
+            records = await _records(session, present_images().where(ImageRow.id.in_(found)).order_by(ImageRow.id))
+            return await _with_granules(session, records, wanted) if with_granules else records
+
+    async def get_image(self, image_id: str) -> ImageRecord:
+        """See ``ports.ImageReader``."""
+        async with self._database.reading() as session:
+            return await _present(session, image_id)
+
+    async def list_images(self, *, state: ImageState | None = None, after: str | None = None, limit: int = 100) -> list[ImageRecord]:
+        """See ``ports.ImageReader``."""
+        query = present_images().order_by(ImageRow.id).limit(limit)
+        if state is not None:
+            query = query.where(ImageRevisionRow.state == state.value)
+        if after is not None:
+            query = query.where(ImageRow.id > after)
+        if not storable(after):
+            return []
+        async with self._database.reading() as session:
+            return await _records(session, query)
+
+    async def registry_sequence(self) -> int:
+        """See ``ports.ImageReader``."""
+        async with self._database.reading() as session:
+            return await read_sequence(session)
+
+    async def add_image(self, image: ImageRecord, change: ChangeRecord) -> bool:
+        """See ``ports.ImageWriter``."""
+        async with changing_registry(self._database) as registry:
+            known = await _records(registry.session, present_images().where(ImageRow.id == image.id))
+            if known:
+                merged = await self._merge(registry.session, known[0], image)
+                if merged is None:
+                    return False
+                await _append_revision(registry.session, merged, change)
+            else:
+                await _insert(registry.session, image)
+                await _append_revision(registry.session, image, change)
+            await registry.record(change)
+            return not known
+
+    async def _merge(self, session: AsyncSession, known: ImageRecord, image: ImageRecord) -> ImageRecord | None:
+        """Return the known image with the roles of both, or None if it has them already; raise ``Conflict``."""
+        if known.state is ImageState.REVOKED:
+            raise Conflict("registry.image-revoked", "the image is revoked, and that is for ever", seen=known.id)
+        [complete] = await _with_granules(session, [known], [algorithm.value for algorithm in HashAlgorithm])
+        if complete.measurements != image.measurements:
+            raise Conflict("registry.image-differs", "the image is registered with other measurements", seen=known.id)
+        roles = tuple(dict.fromkeys((*known.roles, *image.roles)))
+        return None if roles == known.roles else replace(known, roles=roles)
+
+    async def set_image_state(self, image_id: str, state: ImageState, reason: str, change: ChangeRecord) -> ImageRecord:
+        """See ``ports.ImageWriter``. A state that the image has already is not written again."""
+        async with changing_registry(self._database) as registry:
+            known = await _present(registry.session, image_id)
+            if known.state is state:
+                return known
+            if known.state is ImageState.REVOKED:
+                raise Conflict("registry.image-revoked", "the image is revoked, and that is for ever", seen=image_id)
+            moved = replace(known, state=state, state_at=change.at, state_by=change.actor, state_reason=reason)
+            await _append_revision(registry.session, moved, change)
+            await registry.record(change)
+            return moved
+
+
+def present_images() -> Select[ImageRow, ImageRevisionRow]:
+    """Images with their newest revision."""
+    newest = (
+        select(func.max(ImageRevisionRow.revision)).where(ImageRevisionRow.image_id == ImageRow.id).correlate(ImageRow).scalar_subquery()
+    )
+    return select(ImageRow, ImageRevisionRow).join(
+        ImageRevisionRow, and_(ImageRevisionRow.image_id == ImageRow.id, ImageRevisionRow.revision == newest)
+    )
+
+
+async def _present(session: AsyncSession, image_id: str) -> ImageRecord:
+    known = await _records(session, present_images().where(ImageRow.id == image_id)) if storable(image_id) else []
+    if not known:
+        raise NotFound("registry.image-unknown", "no image with this id is registered")
+    return known[0]
+
+
+async def _records(session: AsyncSession, query: Select[ImageRow, ImageRevisionRow]) -> list[ImageRecord]:
+    return [_record(image, revision) for image, revision in await session.execute(query)]
+
+
+def _record(image: ImageRow, revision: ImageRevisionRow) -> ImageRecord:
+    return ImageRecord(
+        id=image.id,
+        name=image.name,
+        roles=tuple(Role(role) for role in revision.roles),
+        state=ImageState(revision.state),
+        measurements=_measurements(image.measurements),
+        provenance=image.provenance,
+        registered_at=image.registered_at,
+        registered_by=image.registered_by,
+        state_at=revision.state_at,
+        state_by=revision.state_by,
+        state_reason=revision.state_reason,
+    )
+
+
+def _measurements(document: Any) -> ImageMeasurements:
+    try:
+        return ImageMeasurements.from_document(document, _STORED_IMAGE_LIMITS, partial=True)
+    except TheirFault as error:
+        # It was valid when it was stored, so the fault is ours.
+        raise StoreUnavailable("the database holds a damaged image") from error
+
+
+async def _with_granules(session: AsyncSession, records: list[ImageRecord], algorithms: Iterable[str]) -> list[ImageRecord]:
+    rows = await session.scalars(
+        select(ImageGranulesRow).where(
+            ImageGranulesRow.image_id.in_([record.id for record in records]), ImageGranulesRow.algorithm.in_(list(algorithms))
+        )
+    )
+    granules: dict[str, dict[tuple[HashAlgorithm, Alignment], bytes]] = defaultdict(dict)
+    for row in rows:
+        granules[row.image_id][HashAlgorithm(row.algorithm), Alignment(row.alignment)] = row.digests
+    try:
+        return [replace(record, measurements=replace(record.measurements, granules=granules[record.id])) for record in records]
+    except ValueError as error:
+        raise StoreUnavailable("the database holds damaged granule digests") from error
+
+
+async def _insert(session: AsyncSession, image: ImageRecord) -> None:
+    measured = image.measurements
+    await session.execute(
+        insert(ImageRow).values(
+            id=image.id,
+            name=image.name,
+            measurements=measured.with_granules_of().to_document(),
+            provenance=dict(image.provenance),
+            registered_at=image.registered_at,
+            registered_by=image.registered_by,
+        )
+    )
+    digests = [{"algorithm": key.value, "digest": digest, "image_id": image.id} for key, digest in measured.digests.items()]
+    await session.execute(insert(ImageDigestRow), digests)
+    for (algorithm, alignment), granules in measured.granules.items():
+        await session.execute(
+            insert(ImageGranulesRow).values(image_id=image.id, algorithm=algorithm.value, alignment=alignment.value, digests=granules)
+        )
+
+
+async def _append_revision(session: AsyncSession, image: ImageRecord, change: ChangeRecord) -> None:
+    newest = await session.scalar(select(func.max(ImageRevisionRow.revision)).where(ImageRevisionRow.image_id == image.id))
+    await session.execute(
+        insert(ImageRevisionRow).values(
+            image_id=image.id,
+            revision=(newest or 0) + 1,
+            roles=[role.value for role in image.roles],
+            state=image.state.value,
+            state_at=image.state_at,
+            state_by=image.state_by,
+            state_reason=image.state_reason,
+            recorded_at=change.at,
+            recorded_by=change.actor,
+        )
+    )

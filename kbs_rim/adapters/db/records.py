@@ -1,0 +1,222 @@
+"""The record: appraisals, their payloads, releases and administrative changes. Appended to, never changed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Insert, Select, func, insert, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from kbs_rim.adapters.db.engine import Database, storable
+from kbs_rim.adapters.db.models import AppraisalFindingRow, AppraisalImageRow, AppraisalRow, ChangeRow, PayloadRow, ReleaseRow
+from kbs_rim.adapters.db.registry_state import read_sequence, unchanged_registry
+from kbs_rim.errors import Conflict, NotFound
+from kbs_rim.ledger.canonical import canonical_json
+from kbs_rim.ledger.records import AppraisalRecord, ChangeRecord, ReleaseRecord, VerdictKind
+from kbs_rim.ports import AppraisalFilter
+
+_QUERY_COLUMN_CHARACTERS = 200
+"""Longest text in an indexed column: a guest chooses the name of the secret it asks for, and index entries are bounded."""
+
+
+class Records:
+    """Implements ``ports.RecordWriter``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append_appraisal(self, record: AppraisalRecord, payloads: Mapping[str, bytes]) -> None:
+        """See ``ports.RecordWriter``. Raise ``ValueError`` if a payload is not the one that ``inputs`` names."""
+        contents: dict[str, bytes] = {}
+        for kind, data in payloads.items():
+            digest = hashlib.sha256(data).hexdigest()
+            if record.inputs.get(kind) != digest:
+                raise ValueError(f"the payload {kind} is not the one that the record names")
+            contents[digest] = data
+        async with self._database.writing() as session:
+            # In one order on every replica, or two that share payloads could wait for each other.
+            for digest in sorted(contents):
+                await session.execute(self._store_once(digest, record.at, contents[digest]))
+            await session.execute(insert(AppraisalRow).values(_appraisal_columns(record)))
+            findings = [{"finding": finding, "appraisal_id": record.id} for finding in record.finding_ids]
+            images = [{"image_id": image, "appraisal_id": record.id} for image in _images_of(record)]
+            if findings:
+                await session.execute(insert(AppraisalFindingRow), findings)
+            if images:
+                await session.execute(insert(AppraisalImageRow), images)
+
+    async def append_release(self, release: ReleaseRecord, *, registry_sequence: int) -> None:
+        """See ``ports.RecordWriter``. Raise ``Conflict`` also if no appraisal on record allows the release."""
+        async with unchanged_registry(self._database) as session:
+            present = await read_sequence(session)
+            if present != registry_sequence:
+                raise Conflict(
+                    "registry.moved", "the registry changed since the appraisal", expected=str(registry_sequence), seen=str(present)
+                )
+            verdict = await session.scalar(select(AppraisalRow.verdict).where(AppraisalRow.id == release.appraisal_id))
+            if verdict != VerdictKind.ALLOWED.value:
+                raise Conflict("store.conflict", "no appraisal on record allows this release", seen=release.appraisal_id)
+            await session.execute(
+                insert(ReleaseRow).values(
+                    appraisal_id=release.appraisal_id,
+                    at=release.at,
+                    secret=release.secret,
+                    version=release.version,
+                    key_thumbprint=release.key_thumbprint,
+                    sealing=release.sealing,
+                    registry_sequence=registry_sequence,
+                )
+            )
+
+    def _store_once(self, digest: str, at: datetime, content: bytes) -> Insert:
+        values = {"sha256": digest, "stored_at": at, "content": content}
+        if self._database.is_sqlite:
+            return sqlite.insert(PayloadRow).values(values).on_conflict_do_nothing()
+        return postgresql.insert(PayloadRow).values(values).on_conflict_do_nothing()
+
+
+class RecordQueries:
+    """Implements ``ports.RecordReader``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list_appraisals(self, condition: AppraisalFilter) -> list[AppraisalRecord]:
+        """See ``ports.RecordReader``. ``after`` is inclusive, ``before`` exclusive; raise ``NotFound`` for an unknown cursor."""
+        async with self._database.reading() as session:
+            query = _filtered(condition).order_by(AppraisalRow.at.desc(), AppraisalRow.id.desc()).limit(condition.limit)
+            if condition.cursor is not None:
+                last = await _appraisal_row(session, condition.cursor)
+                query = query.where(tuple_(AppraisalRow.at, AppraisalRow.id) < tuple_(last.at, last.id))
+            return [_appraisal(row) for row in await session.scalars(query)]
+
+    async def get_appraisal(self, appraisal_id: str) -> tuple[AppraisalRecord, list[ReleaseRecord]]:
+        """See ``ports.RecordReader``."""
+        async with self._database.reading() as session:
+            record = _appraisal(await _appraisal_row(session, appraisal_id))
+            rows = await session.scalars(select(ReleaseRow).where(ReleaseRow.appraisal_id == appraisal_id).order_by(ReleaseRow.number))
+            return record, [_release(row) for row in rows]
+
+    async def get_payload(self, sha256: str) -> bytes:
+        """See ``ports.RecordReader``."""
+        async with self._database.reading() as session:
+            content = await session.scalar(select(PayloadRow.content).where(PayloadRow.sha256 == sha256)) if storable(sha256) else None
+        if content is None:
+            raise NotFound("record.payload-unknown", "no payload with this digest is stored")
+        return content
+
+    async def count_releases(self, *, image: str) -> int:
+        """See ``ports.RecordReader``."""
+        same = ReleaseRow.appraisal_id == AppraisalImageRow.appraisal_id
+        query = select(func.count()).select_from(ReleaseRow).join(AppraisalImageRow, same).where(AppraisalImageRow.image_id == image)
+        async with self._database.reading() as session:
+            return await session.scalar(query) or 0 if storable(image) else 0
+
+    async def list_changes(
+        self, *, subject: str | None = None, cursor: int | None = None, limit: int = 50
+    ) -> list[tuple[int, ChangeRecord]]:
+        """See ``ports.RecordReader``."""
+        query = select(ChangeRow).order_by(ChangeRow.number.desc()).limit(limit)
+        if subject is not None:
+            query = query.where(ChangeRow.subject == subject)
+        if cursor is not None:
+            query = query.where(ChangeRow.number < cursor)
+        if not storable(subject):
+            return []
+        async with self._database.reading() as session:
+            return [(row.number, _change(row)) for row in await session.scalars(query)]
+
+
+def _column(text: str | None) -> str | None:
+    """The form of a text in a column that is only for queries: whatever a guest sent, it can be stored and indexed."""
+    if text is None:
+        return None
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")[:_QUERY_COLUMN_CHARACTERS]
+
+
+def _images_of(record: AppraisalRecord) -> list[str]:
+    images = record.facts.get("images") or ()
+    return list(dict.fromkeys(column for image in images if (column := _column(str(image)))))
+
+
+def _appraisal_columns(record: AppraisalRecord) -> dict[str, Any]:
+    instance_id = record.facts.get("instance_id")
+    document = canonical_json(record.document())
+    return {
+        "id": record.id,
+        "at": record.at,
+        "verdict": record.verdict.value,
+        "secret": _column(record.secret),
+        "workload": _column(record.workload),
+        "instance_id": None if instance_id is None else _column(str(instance_id).lower()),
+        "document": document.decode("utf-8"),
+        "digest": hashlib.sha256(document).hexdigest(),
+    }
+
+
+def _filtered(condition: AppraisalFilter) -> Select[AppraisalRow]:
+    query = select(AppraisalRow)
+    if condition.verdict is not None:
+        query = query.where(AppraisalRow.verdict == condition.verdict.value)
+    if condition.secret is not None:
+        query = query.where(AppraisalRow.secret == _column(condition.secret))
+    if condition.workload is not None:
+        query = query.where(AppraisalRow.workload == _column(condition.workload))
+    if condition.instance_id is not None:
+        query = query.where(AppraisalRow.instance_id == _column(condition.instance_id.lower()))
+    if condition.after is not None:
+        query = query.where(AppraisalRow.at >= condition.after)
+    if condition.before is not None:
+        query = query.where(AppraisalRow.at < condition.before)
+    if condition.finding is not None:
+        with_finding = select(AppraisalFindingRow.appraisal_id).where(AppraisalFindingRow.finding == _column(condition.finding))
+        query = query.where(AppraisalRow.id.in_(with_finding))
+    if condition.image is not None:
+        with_image = select(AppraisalImageRow.appraisal_id).where(AppraisalImageRow.image_id == _column(condition.image))
+        query = query.where(AppraisalRow.id.in_(with_image))
+    return query
+
+
+async def _appraisal_row(session: AsyncSession, appraisal_id: str) -> AppraisalRow:
+    row = await session.scalar(select(AppraisalRow).where(AppraisalRow.id == appraisal_id)) if storable(appraisal_id) else None
+    if row is None:
+        raise NotFound("record.unknown", "no appraisal has this ticket number")
+    return row
+
+
+def _appraisal(row: AppraisalRow) -> AppraisalRecord:
+    """Read the document back. ``digest()`` of the result is the stored one, or the row was tampered with."""
+    document = json.loads(row.document)
+    return AppraisalRecord(
+        id=document["id"],
+        at=datetime.fromisoformat(document["at"]),
+        verdict=VerdictKind(document["verdict"]),
+        secret=document["secret"],
+        workload=document["workload"],
+        workload_revision=document["workload_revision"],
+        findings=tuple(document["findings"]),
+        inputs=document["inputs"],
+        facts=document["facts"],
+        durations_us=document["durations_us"],
+        config_digest=document["config_digest"],
+        request_id=document["request_id"],
+        software=document["software"],
+    )
+
+
+def _release(row: ReleaseRow) -> ReleaseRecord:
+    return ReleaseRecord(
+        appraisal_id=row.appraisal_id,
+        at=row.at,
+        secret=row.secret,
+        version=row.version,
+        key_thumbprint=row.key_thumbprint,
+        sealing=row.sealing,
+    )
+
+
+def _change(row: ChangeRow) -> ChangeRecord:
+    return ChangeRecord(at=row.at, actor=row.actor, action=row.action, subject=row.subject, detail=row.detail)
