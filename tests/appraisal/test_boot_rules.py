@@ -20,6 +20,7 @@ from kbs_rim.measurement.rmm import RealmCreate, RecCreate, RmmVersion
 RAM, SIZE = 0x40000000, 0x10000000
 KERNEL_AT, INITRD_AT, TREE_AT, LOG_AT = RAM, RAM + 0x8000000, RAM + 0x8400000, RAM + 0x8500000
 INITRD = bytes(range(256)) * 40
+INITRD_RANGE = (INITRD_AT, INITRD_AT + len(INITRD))
 ALGORITHM = HashAlgorithm.SHA256
 
 
@@ -28,7 +29,7 @@ def kernel_bytes(text_offset=0, image_size=0x200000, body=b"kernel"):
     return header + body.ljust(9000, b"\0")
 
 
-def tree_bytes(memory=(RAM, SIZE), initrd=(INITRD_AT, INITRD_AT + len(INITRD)), log=(LOG_AT, 0x10000)):
+def tree_bytes(memory=(RAM, SIZE), initrd=INITRD_RANGE, log=(LOG_AT, 0x10000)):
     chosen = {"linux,initrd-start": cells64(initrd[0]), "linux,initrd-end": cells64(initrd[1])} if initrd else {}
     children = [
         Node("chosen", chosen, ()),
