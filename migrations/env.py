@@ -29,7 +29,7 @@ def run(connection: Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",
         transactional_ddl=True,
         compare_type=True,
-        compare_server_default=True,
+        compare_server_default=connection.dialect.name == "postgresql",
         render_item=render,
     )
     with context.begin_transaction():
