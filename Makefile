@@ -1,6 +1,6 @@
 # What one does with this repository; `make` lists it. Everything runs in .venv, which `make venv` makes.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint fmt bench lock limits clean distclean
+.PHONY: help venv demo test lint fmt bench lock limits secrets clean distclean
 .NOTPARALLEL:
 
 JOBS ?= 2
@@ -38,6 +38,9 @@ lock: venv ## write the hashed lock files from pyproject.toml (UPGRADE=1 takes t
 
 limits: venv ## write the [limits] table of config/kbs_rim.toml from kbs_rim/limits.py
 	@.venv/bin/python tools/limits_table.py
+
+secrets: venv ## make the secret files that docker-compose.yml mounts; existing ones stay as they are
+	@tools/compose_secrets.sh secrets
 
 clean: ## remove what tests, builds and the demo leave behind
 	@rm -rf build dist .demo htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -5,17 +5,20 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from kbs_rim import cli
 from kbs_rim.config import ENVIRONMENT_PREFIX, Settings, load_settings
 from kbs_rim.limits import DEFAULT_LIMITS
 
@@ -183,6 +186,29 @@ class TestCompose:
         assert "${KBS_RIM_VERIFIER_URL:-" in self.services["broker-1"]["environment"]["KBS_RIM__VERIFIER__URL"]
 
 
+class TestServerCommands:
+    """What compose and systemd start must be commands that exist, with options that exist."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            *(service["command"] for service in TestCompose.services.values() if service["image"].startswith("${KBS_RIM_IMAGE")),
+            *(line.split()[1:] for unit in UNITS for line in re.findall(r"^ExecStart(?:Pre)?=(.*)$", unit.read_text(), re.MULTILINE)),
+        ],
+        ids=" ".join,
+    )
+    def test_it_exists(self, words: list[str]) -> None:
+        command: click.Command | None = cli.root
+        for word in words:
+            if isinstance(command, click.Group):
+                command = command.get_command(click.Context(command), word)
+            elif word.startswith("-"):
+                assert command is not None
+                assert word.split("=")[0] in {name for parameter in command.params for name in parameter.opts}
+        assert command is not None
+        assert not isinstance(command, click.Group)
+
+
 class TestProxy:
     text = (ROOT / "config" / "nginx.conf").read_text()
 
@@ -266,6 +292,24 @@ class TestScripts:
         sourced = script.name == "apt.sh"
         assert ("set -euo pipefail" in script.read_text()) != sourced
         assert os.access(script, os.X_OK) != sourced
+
+    def test_secrets_are_made_once_and_kept_behind_a_private_folder(self, tmp_path: Path) -> None:
+        folder = tmp_path / "secrets"
+
+        def make() -> dict[str, bytes]:
+            subprocess.run([ROOT / "tools" / "compose_secrets.sh", str(folder)], check=True, capture_output=True)
+            return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+        made = make()
+        assert {f"./secrets/{name}" for name in made} == {secret["file"] for secret in TestCompose.document["secrets"].values()}
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o444}
+        assert len(made["kek"]) == 32
+        assert re.fullmatch(rb"[0-9a-f]{64}", made["postgres_password"])
+        public = json.loads(made["verifier_public_key.json"])
+        assert public["kty"] == "EC"
+        assert "d" not in public
+        assert make() == made
 
     def test_make_lists_its_commands(self) -> None:
         listed = subprocess.run(["make", "--no-print-directory", "-C", str(ROOT)], capture_output=True, text=True, check=True).stdout
