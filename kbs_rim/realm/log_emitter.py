@@ -45,6 +45,57 @@ class LogStyle:
     nul_descriptions: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class VmRecord:
+    """VM VERSION. ``log_area`` is (base, size); only the documented layout has it."""
+
+    ram_size: int
+    cpus: int
+    log_area: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRecord:
+    """REALM_CREATE."""
+
+    params: RealmParams
+
+
+@dataclass(frozen=True, slots=True)
+class RipasRecord:
+    """INIT_RIPAS of ``size`` bytes from ``base`` on."""
+
+    base: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRecord:
+    """An image, or with ``digest`` None an unmeasured range such as the log itself."""
+
+    description: str
+    base: int
+    size: int
+    digest: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecRecord:
+    """REC_CREATE."""
+
+    rec: RecParams
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """Bytes as they are: what a hostile host may write."""
+
+    data: bytes
+
+
+LogRecord = VmRecord | CreateRecord | RipasRecord | BlobRecord | RecRecord | RawRecord
+
+
 class LogEmitter:
     """Writes records one after the other; ``finish`` pads to the log area."""
 
@@ -60,10 +111,6 @@ class LogEmitter:
         """Bytes written so far."""
         return sum(map(len, self._parts))
 
-    def raw(self, data: bytes) -> None:
-        """Append bytes as they are: what a hostile host may write."""
-        self._parts.append(data)
-
     def _record(self, event_type: int, digests: list[tuple[int, bytes]], data: bytes) -> None:
         head = struct.pack("<III", 0, event_type, len(digests))
         body = b"".join(struct.pack("<H", algorithm) + digest for algorithm, digest in digests)
@@ -72,35 +119,38 @@ class LogEmitter:
     def _tagged(self, tag: int, data: bytes) -> None:
         self._record(_EV_EVENT_TAG, [], struct.pack("<II", tag, len(data)) + data)
 
-    def vm_version(self, ram_size: int, cpus: int, log_area: tuple[int, int] | None) -> None:
-        """VM VERSION: EV_NO_ACTION with one zero digest of algorithm 0."""
+    def write(self, record: LogRecord) -> None:
+        """Append one record."""
+        match record:
+            case VmRecord():
+                self._vm_version(record)
+            case CreateRecord(params):
+                counts = (params.sve_vl, params.num_bps, params.num_wps, params.pmu_num_ctrs)
+                data = _REALM_CREATE.pack(params.flags, params.s2sz, *counts, RMI_HASH_CODE[params.hash])
+                self._tagged(_TAG_REALM_CREATE, data)
+            case RipasRecord(base, size):
+                self._tagged(_TAG_INIT_RIPAS, _INIT_RIPAS.pack(base, size))
+            case RecRecord(rec):
+                self._tagged(_TAG_REC_CREATE, _REC_CREATE.pack(rec.flags, rec.pc, *rec.gprs))
+            case BlobRecord():
+                self._blob(record)
+            case RawRecord(data):
+                self._parts.append(data)
+
+    def _vm_version(self, record: VmRecord) -> None:
+        """EV_NO_ACTION with one zero digest of algorithm 0."""
         head = (b"VM VERSION", self.style.vmm_name.encode(), self.style.vmm_version.encode())
         if self.style.layout is VmVersionLayout.DOCUMENTED:
-            data = _VM_VERSION_DOCUMENTED.pack(*head, *(log_area or (0, 0)), ram_size, cpus)
+            data = _VM_VERSION_DOCUMENTED.pack(*head, *(record.log_area or (0, 0)), record.ram_size, record.cpus)
         else:
-            data = _VM_VERSION_EMITTED.pack(*head, ram_size, cpus, 0)
+            data = _VM_VERSION_EMITTED.pack(*head, record.ram_size, record.cpus, 0)
         self._record(_EV_NO_ACTION, [(0, bytes(self.hash.size))], data)
 
-    def realm_create(self, params: RealmParams) -> None:
-        """REALM_CREATE, 16 bytes with the padding of the C structure."""
-        code = RMI_HASH_CODE[params.hash]
-        counts = (params.sve_vl, params.num_bps, params.num_wps, params.pmu_num_ctrs)
-        self._tagged(_TAG_REALM_CREATE, _REALM_CREATE.pack(params.flags, params.s2sz, *counts, code))
-
-    def init_ripas(self, base: int, size: int) -> None:
-        """INIT_RIPAS with base and size (not top)."""
-        self._tagged(_TAG_INIT_RIPAS, _INIT_RIPAS.pack(base, size))
-
-    def rec_create(self, rec: RecParams) -> None:
-        """REC_CREATE."""
-        self._tagged(_TAG_REC_CREATE, _REC_CREATE.pack(rec.flags, rec.pc, *rec.gprs))
-
-    def blob(self, description: str, base: int, size: int, digest: bytes | None) -> None:
-        """An image, or with ``digest`` None an unmeasured range such as the log itself."""
-        text = description.encode() + (b"\0" if self.style.nul_descriptions else b"")
-        event = _EV_EFI_PLATFORM_FIRMWARE_BLOB2 if description == "FIRMWARE" else _EV_POST_CODE2
-        digests = [] if digest is None else [(TPM_ALG[self.hash], digest)]
-        self._record(event, digests, struct.pack("<B", len(text)) + text + struct.pack("<QQ", base, size))
+    def _blob(self, record: BlobRecord) -> None:
+        text = record.description.encode() + (b"\0" if self.style.nul_descriptions else b"")
+        event = _EV_EFI_PLATFORM_FIRMWARE_BLOB2 if record.description == "FIRMWARE" else _EV_POST_CODE2
+        digests = [] if record.digest is None else [(TPM_ALG[self.hash], record.digest)]
+        self._record(event, digests, struct.pack("<B", len(text)) + text + struct.pack("<QQ", record.base, record.size))
 
     def finish(self, area_size: int = LOG_AREA_SIZE) -> bytes:
         """Return the log, zero padded to the area; raise ``SimulationFailed`` if it does not fit."""

@@ -1,0 +1,146 @@
+"""One simulated realm: a VM built on the RMM model, the log its VMM wrote, and the tokens its platform signs."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from kbs_rim.evidence.envelope import Evidence
+from kbs_rim.evidence.tcg_log import LogKind
+from kbs_rim.realm.host_script import HostHabits, HostScript, honest_log, perform
+from kbs_rim.realm.lies import LIES, Distortion, Lie, TokenLie
+from kbs_rim.realm.log_emitter import LogEmitter, LogRecord, LogStyle
+from kbs_rim.realm.platform_identity import PlatformIdentity
+from kbs_rim.realm.rim_model import RmmGeneration
+from kbs_rim.realm.rmm_model import RmmModel
+from kbs_rim.realm.token_factory import (
+    PLATFORM_KEY,
+    REALM_KEY,
+    MecSpelling,
+    OuterForm,
+    PlatformBoot,
+    RealmState,
+    TokenProfile,
+    collection,
+)
+
+_FLAG_MEC_PRIVATE = 1 << 7
+_TRUTH = Distortion(about="The truth.", findings=frozenset())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenStyle:
+    """How the platform writes its tokens. ``mec`` None: as the profile does."""
+
+    form: OuterForm = OuterForm.CMW
+    profile: TokenProfile = TokenProfile.P2023_R2023
+    mec: MecSpelling | None = None
+
+
+USUAL_HABITS = HostHabits()
+USUAL_TOKENS = TokenStyle()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """Everything that decides a simulated realm. ``extends`` are (index 1-4, value) pairs that the running realm makes."""
+
+    script: HostScript
+    log_style: LogStyle
+    identity: PlatformIdentity
+    generation: RmmGeneration = RmmGeneration.V1
+    habits: HostHabits = USUAL_HABITS
+    tokens: TokenStyle = USUAL_TOKENS
+    lie: Lie | None = None
+    extends: tuple[tuple[int, bytes], ...] = ()
+
+
+class SimulatedRealm:
+    """A realm that runs: it has a RIM, a log, and answers challenges."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        """Build and boot the VM; raise ``RmmRefused`` or ``SimulationFailed``."""
+        self.simulation = simulation
+        self._distortion = LIES[simulation.lie] if simulation.lie else _TRUTH
+        self.built = self._distortion.vm(simulation.script)
+        self._rmm = self._boot(self.built)
+        self.log = self._write_log()
+        identity = simulation.identity
+        if self._distortion.token is TokenLie.DEBUG:
+            identity = identity.in_debug()
+        self._platform = self._boot_platform(identity)
+        self._state = _state_of(self._rmm)
+
+    @property
+    def rim(self) -> bytes:
+        """The RIM as long as the realm's digest."""
+        return self._rmm.measurements.rim
+
+    @property
+    def rems(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """REM0 to REM3."""
+        return self._rmm.measurements.rems
+
+    def _boot(self, script: HostScript) -> RmmModel:
+        rmm = perform(script, self.simulation.generation, self.simulation.habits)
+        for index, value in (*self.simulation.extends, *self._distortion.extends):
+            rmm.extend(index, value)
+        return rmm
+
+    def _boot_platform(self, identity: PlatformIdentity) -> PlatformBoot:
+        return PlatformBoot(identity, self.simulation.tokens.profile, mec=self.simulation.tokens.mec)
+
+    def _write_log(self) -> bytes:
+        told = self.simulation.script if self._distortion.log_of_plan else self.built
+        records = self._distortion.log(honest_log(told, self.simulation.habits))
+        return write_log(records, self.simulation, self._distortion.log_area_size)
+
+    def token(self, challenge: bytes) -> bytes:
+        """Return a CCA token for a 64-byte challenge, or what the lie makes of it."""
+        form = self.simulation.tokens.form
+        match self._distortion.token:
+            case TokenLie.OLD_CHALLENGE:
+                return self._platform.token(self._state, hashlib.sha512(b"old" + challenge).digest(), form)
+            case TokenLie.SPLICED:
+                attacker = self._boot_platform(self.simulation.identity)
+                members = [(PLATFORM_KEY, self._platform.platform_token), (REALM_KEY, attacker.realm_token(self._state, challenge))]
+                return collection(form, members)
+            case TokenLie.FORGED_LAST | TokenLie.FORGED_FIRST | TokenLie.FORGED_AS_INTEGER:
+                return self._ambiguous_token(challenge)
+            case _:
+                return self._platform.token(self._state, challenge, form)
+
+    def _ambiguous_token(self, challenge: bytes) -> bytes:
+        """Two tokens in one collection: ours, and one with the wanted RIM that a platform key of our own making signed."""
+        genuine = [self._platform.platform_token, self._platform.realm_token(self._state, challenge)]
+        forger = self._boot_platform(replace(self.simulation.identity, cpak=ec.generate_private_key(ec.SECP384R1())))
+        wanted = _state_of(self._boot(self.simulation.script))
+        forged = [forger.platform_token, forger.realm_token(wanted, challenge)]
+        keys: Sequence[int] = (PLATFORM_KEY, REALM_KEY)
+        texts = [str(key) for key in keys]
+        match self._distortion.token:
+            case TokenLie.FORGED_LAST:
+                members: list[tuple[int | str, bytes]] = [*zip(keys, genuine, strict=True), *zip(keys, forged, strict=True)]
+            case TokenLie.FORGED_FIRST:
+                members = [*zip(keys, forged, strict=True), *zip(keys, genuine, strict=True)]
+            case _:
+                members = [*zip(texts, genuine, strict=True), *zip(keys, forged, strict=True)]
+        return collection(self.simulation.tokens.form, members)
+
+    def evidence(self, challenge: bytes) -> Evidence:
+        """Return token and VMM log, as the guest sends them."""
+        return Evidence(self.token(challenge), ((LogKind.VMM, self.log),))
+
+
+def write_log(records: Sequence[LogRecord], simulation: Simulation, area_size: int) -> bytes:
+    """Return the log as bytes, padded to the area."""
+    emitter = LogEmitter(simulation.script.params.hash, simulation.log_style)
+    for record in records:
+        emitter.write(record)
+    return emitter.finish(area_size)
+
+
+def _state_of(rmm: RmmModel) -> RealmState:
+    private = bool(rmm.params.flags & _FLAG_MEC_PRIVATE)
+    return RealmState(rmm.params.hash.value, rmm.measurements.rim, rmm.measurements.rems, rmm.params.rpv, private)
