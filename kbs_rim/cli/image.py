@@ -1,15 +1,15 @@
-"""``kbs-rim image``: hash images on the administrator's side."""
+"""``kbs-rim image``: hash images on the administrator's side; the commands that need a broker are in ``image_registry``."""
 
 import os
 import stat
 import sys
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from kbs_rim.cli import EXIT_OK
+from kbs_rim.cli import EXIT_OK, image_registry
 
 if TYPE_CHECKING:
     from kbs_rim.limits import Limits
@@ -22,6 +22,17 @@ _PIPE_COLUMNS = 1000
 @click.group(name="image")
 def command() -> None:
     """Hash, register and revoke trusted images."""
+
+
+for _registry_command in (
+    image_registry.add,
+    image_registry.list_,
+    image_registry.show,
+    image_registry.deprecate,
+    image_registry.activate,
+    image_registry.revoke,
+):
+    command.add_command(_registry_command)
 
 
 @command.command(name="hash")
@@ -45,10 +56,13 @@ def hash_(file: Path, *, as_json: bool, granules: bool) -> int:
     return EXIT_OK
 
 
-def measure_file(file: Path, limits: "Limits | None" = None) -> "ImageMeasurements":
+def measure_file(
+    file: Path, limits: "Limits | None" = None, *, progress: Callable[[int], None] = lambda count: None
+) -> "ImageMeasurements":
     """Measure a file in chunks; what has no length beforehand (a pipe, stdin) is read into memory, up to the limit.
 
-    Raises ``OSError``, and ``MalformedEvidence`` as ``kbs_rim.measurement.image.measure_stream`` does.
+    ``progress`` is told how many bytes each chunk had. Raises ``OSError``, and ``MalformedEvidence`` as
+    ``kbs_rim.measurement.image.measure_stream`` does.
     """
     from kbs_rim.limits import DEFAULT_LIMITS
     from kbs_rim.measurement.image import measure_image, measure_stream
@@ -57,8 +71,14 @@ def measure_file(file: Path, limits: "Limits | None" = None) -> "ImageMeasuremen
     with click.open_file(str(file), "rb") as stream:
         status = os.fstat(stream.fileno()) if str(file) != "-" else None
         if status is not None and stat.S_ISREG(status.st_mode):
-            return measure_stream(iter(partial(stream.read, _CHUNK_BYTES), b""), status.st_size, limits)
+            return measure_stream(_chunks(stream, progress), status.st_size, limits)
         return measure_image(stream.read(limits.image_bytes + 1), limits)
+
+
+def _chunks(stream: IO[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK_BYTES):
+        progress(len(chunk))
+        yield chunk
 
 
 def _description(file: Path, measured: "ImageMeasurements", *, granules: bool) -> dict[str, Any]:
