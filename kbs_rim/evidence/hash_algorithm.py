@@ -1,6 +1,7 @@
 """The hash algorithms of the RMM, of TCG logs and of the CCA token, under all their names."""
 
 import hashlib
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -44,11 +45,16 @@ class HashAlgorithm(Enum):
 
     def new(self, data: bytes | bytearray | memoryview = b"") -> Hash:
         """Return a running hash, already fed with ``data``."""
-        return hashlib.new(self.compact_name, data)
+        return _CONSTRUCTOR[self](data)
 
     def digest(self, data: bytes | bytearray | memoryview) -> bytes:
         """Return H(data)."""
-        return hashlib.new(self.compact_name, data).digest()
+        return _CONSTRUCTOR[self](data).digest()
+
+    @property
+    def constructor(self) -> Callable[[bytes], Hash]:
+        """The ``hashlib`` constructor, for loops that cannot afford a look-up by name."""
+        return _CONSTRUCTOR[self]
 
     @classmethod
     def from_name(cls, name: str) -> "HashAlgorithm":
@@ -70,4 +76,9 @@ class HashAlgorithm(Enum):
 _DIGEST_SIZE = {HashAlgorithm.SHA256: 32, HashAlgorithm.SHA384: 48, HashAlgorithm.SHA512: 64}
 _RMI_CODE = {HashAlgorithm.SHA256: 0, HashAlgorithm.SHA512: 1, HashAlgorithm.SHA384: 2}
 _TPM_ID = {HashAlgorithm.SHA256: 0x000B, HashAlgorithm.SHA384: 0x000C, HashAlgorithm.SHA512: 0x000D}
+_CONSTRUCTOR: dict[HashAlgorithm, Callable[[bytes | bytearray | memoryview], Hash]] = {
+    HashAlgorithm.SHA256: hashlib.sha256,
+    HashAlgorithm.SHA384: hashlib.sha384,
+    HashAlgorithm.SHA512: hashlib.sha512,
+}
 _BY_NAME = {algorithm.compact_name: algorithm for algorithm in HashAlgorithm}

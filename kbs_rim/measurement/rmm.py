@@ -186,11 +186,11 @@ class RimChain:
         if len(digests) % size:
             raise ValueError("granule digests of another algorithm than the realm's")
         blob = bytes(digests)
-        new, join, pack = self.hash_algorithm.digest, b"".join, struct.Struct("<Q").pack
-        head, flags, rim = self._head[0], self._pad, self._rim
+        new, join, pack = self.hash_algorithm.constructor, b"".join, struct.Struct("<Q").pack
+        head, pad, rim = self._head[0], self._pad, self._rim
         measured, tail = pack(1), self._pad + bytes(96)
         for start in range(0, len(blob), size):
-            rim = new(join((head, rim, flags, pack(ipa), measured, blob[start : start + size], tail)))
+            rim = new(join((head, rim, pad, pack(ipa), measured, blob[start : start + size], tail))).digest()
             ipa += GRANULE_SIZE
         self._rim = rim
 
