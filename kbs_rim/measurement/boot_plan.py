@@ -213,7 +213,7 @@ class _PlanReader:
             raise MalformedEvidence("log.event-type", "the record has no place in a VMM log", seen=event.type_name)
 
     def _vm_version(self, event: TcgEvent) -> None:
-        if self.vm is not None or self.create is not None or self.steps:
+        if self.vm is not None or self.create is not None or self.steps or self._granules:
             raise MalformedEvidence("plan.vm-version", "VM VERSION is repeated or not before everything else")
         record = parse_vm_version(event.data)
         if not 1 <= record.num_cpus <= self._limits.cpus:
