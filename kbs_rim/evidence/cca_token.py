@@ -21,7 +21,7 @@ from kbs_rim.evidence.cose import ALG, CONTENT_TYPE, ES256, ES384, ES512, KID, X
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.rak import parse_rak
 from kbs_rim.evidence.strict_cbor import CborMap, CborValue, decode
-from kbs_rim.evidence.token_collection import TokenForm, join_collection, split_collection
+from kbs_rim.evidence.token_collection import Collection, TokenForm, join_collection, split_collection
 from kbs_rim.limits import DEFAULT_LIMITS, Limits
 
 __all__ = [
@@ -172,12 +172,13 @@ def parse_cca_token(data: bytes, limits: Limits = DEFAULT_LIMITS) -> CcaToken:
 
 
 def reassemble(token: CcaToken) -> bytes:
-    """Return the collection in the token's own form, made anew from the two signed byte strings.
+    """Return the collection in the token's own form, made anew from its members.
 
-    That is what the verifier gets: no bytes of the sender's around them, so nothing there can be read in two ways. Device
-    claims are left out; the verifier has no use for them.
+    That is what the verifier gets: none of the sender's bytes around the two signed strings, so nothing there can be read in
+    two ways. Device claims go along; the realm token holds their hash.
     """
-    return join_collection(token.form, token.platform.raw, token.realm.raw)
+    devices = None if token.devices is None else token.devices.raw
+    return join_collection(Collection(token.form, token.platform.raw, token.realm.raw, devices))
 
 
 def _refuse(finding_id: str, message: str, expected: str | None = None, seen: str | None = None) -> NoReturn:

@@ -33,6 +33,10 @@ class Collection:
     realm: bytes
     devices: bytes | None = None
 
+    def __post_init__(self) -> None:
+        if self.devices is not None and self.form is not TokenForm.CMW_COLLECTION:
+            raise ValueError("only the CMW form has a place for device claims")
+
 
 def split_collection(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Collection:
     """Read the outer form only; what the members hold is not looked at.
@@ -52,12 +56,14 @@ def split_collection(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Collection
     return Collection(form, _member(form, members, tc.PLATFORM_TOKEN, _EAT_CWT), realm, devices)
 
 
-def join_collection(form: TokenForm, platform: bytes, realm: bytes) -> bytes:
-    """Return the collection of ``form`` around two signed byte strings, in deterministic encoding."""
-    members: CborMap = {tc.PLATFORM_TOKEN: platform, tc.REALM_TOKEN: realm}
-    if form is TokenForm.CMW_COLLECTION:
+def join_collection(collection: Collection) -> bytes:
+    """Return the collection in deterministic encoding: the inverse of ``split_collection``."""
+    members: CborMap = {tc.PLATFORM_TOKEN: collection.platform, tc.REALM_TOKEN: collection.realm}
+    if collection.form is TokenForm.CMW_COLLECTION:
         members = {label: (_EAT_CWT, member) for label, member in members.items()}
-    return encode(Tagged(form.value, members))
+    if collection.devices is not None:
+        members[tc.DEVICE_TOKEN] = (_UCCS_CBOR, collection.devices)
+    return encode(Tagged(collection.form.value, members))
 
 
 def _check_size(data: bytes, most: int, what: str) -> None:
