@@ -18,6 +18,8 @@ GIB = 1024 * MIB
 LOG_AREA_SIZE = 64 * KIB
 """Both VMMs reserve this much for the measurement log."""
 _MAX_RAM = 1 << 48
+_BOOTARGS_MAX = 2048
+"""COMMAND_LINE_SIZE of Linux on arm64: what is longer is cut without a word."""
 _SVE_STEP, _SVE_MAX = 128, 2048
 
 Boot = Literal["kernel", "firmware", "none"]
@@ -122,8 +124,8 @@ class VmRequest:
         wanted = {"kernel": self.kernel_size, "firmware": self.firmware_size, "none": 0}[self.boot]
         if wanted is None:
             raise refuse(f"{self.boot} boot needs a {self.boot}")
-        if self.bootargs is not None and "\0" in self.bootargs:
-            raise refuse("bootargs holds a NUL")
+        if self.bootargs is not None and ("\0" in self.bootargs or len(self.bootargs.encode("utf-8")) >= _BOOTARGS_MAX):
+            raise refuse(f"bootargs must be shorter than {_BOOTARGS_MAX} bytes and hold no NUL")
         if self.ram_max is not None:
             _within("ram_max", self.ram_max, self.ram_size, _MAX_RAM)
         _within("hotplug_slots", self.hotplug_slots, 0, 256)
