@@ -108,7 +108,7 @@ LIES: Mapping[Lie, Distortion] = MappingProxyType(
         ),
         Lie.UNMEASURED_KERNEL: Distortion(
             about="The kernel (or firmware) is populated without being measured and logged without a digest.",
-            findings=frozenset({"plan.unmeasured"}),
+            findings=frozenset({"plan.unmeasured", "log.digests"}),
             vm=lambda script: vm_lies.unmeasure(script, script.entry_image.name),
         ),
         Lie.UNMEASURED_KERNEL_PAGE: Distortion(
