@@ -52,7 +52,7 @@ class HashAlgorithm(Enum):
         return _CONSTRUCTOR[self](data).digest()
 
     @property
-    def constructor(self) -> Callable[[bytes], Hash]:
+    def constructor(self) -> Callable[[bytes | bytearray | memoryview], Hash]:
         """The ``hashlib`` constructor, for loops that cannot afford a look-up by name."""
         return _CONSTRUCTOR[self]
 

@@ -5,23 +5,16 @@ two layouts that VMMs use: ``START`` (page aligned) and ``END`` (2.2: kvmtool's 
 device tree that is a multiple of 4 and leaves at least one byte).
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kbs_rim.evidence.hash_algorithm import Hash, HashAlgorithm
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import GRANULE_SIZE, KIB
 
 Buffer = bytes | bytearray | memoryview
 BLOCK_SIZE = 256 * KIB
 """Bytes that are hashed in all ways before the next ones are touched: small enough to stay in a CPU cache."""
-_NEW: Mapping[HashAlgorithm, Callable[[memoryview], Hash]] = {
-    HashAlgorithm.SHA256: hashlib.sha256,
-    HashAlgorithm.SHA384: hashlib.sha384,
-    HashAlgorithm.SHA512: hashlib.sha512,
-}
-"""The constructors themselves: a look-up by name for each granule would cost a third of the hashing."""
 
 
 class Alignment(StrEnum):
@@ -153,5 +146,5 @@ class _LayoutHasher:
 
     def _hash(self, granules: memoryview) -> None:
         for algorithm, digests in self._digests.items():
-            new = _NEW[algorithm]
+            new = algorithm.constructor
             digests += b"".join([new(granules[at : at + GRANULE_SIZE]).digest() for at in range(0, len(granules), GRANULE_SIZE)])
