@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -26,7 +27,7 @@ DEFAULT_PATH = Path("/etc/kbs_rim/kbs_rim.toml")
 PATH_VARIABLE = "KBS_RIM_CONFIG"
 ENVIRONMENT_PREFIX = "KBS_RIM__"
 OTHER_VARIABLES = frozenset({PATH_VARIABLE, "KBS_RIM_URL", "KBS_RIM_TOKEN", "KBS_RIM_TOKEN_FILE", "KBS_RIM_CA_FILE"})
-"""Names that configure something else (where to read this, and the administrator's client); the rest of ``KBS_RIM_*`` is a mistake."""
+"""Names with another purpose: where to read this, and the administrator's client. So has ``KBS_RIM_TEST_*``; the rest is a mistake."""
 _MASK = "********"
 _SECRET_FILE_BYTES = 64 * 1024
 
@@ -276,7 +277,7 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = 
     origins: dict[str, str] = {}
     for file in files:
         _merge(merged, origins, _known_values(_read_toml(file), known, str(file)), str(file))
-    for variable in sorted(name for name in environ if name.startswith("KBS_RIM_") and name not in OTHER_VARIABLES):
+    for variable in sorted(name for name in environ if re.match("KBS_RIM_(?!TEST_)", name) and name not in OTHER_VARIABLES):
         key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
         if key not in known or not variable.startswith(ENVIRONMENT_PREFIX):
             raise _unknown(key, known, f"environment variable {variable}", show=_as_variable)

@@ -167,6 +167,10 @@ class TestRefusals:
     def test_a_single_underscore_does_not_pass_silently(self) -> None:
         assert "unknown key" in refusal(Path("/dev/null"), KBS_RIM_DATABASE__URL="sqlite:////x")
 
+    def test_variables_of_the_client_and_of_tests_are_left_alone(self) -> None:
+        environ = {"KBS_RIM_CONFIG": "/dev/null", "KBS_RIM_URL": "http://b", "KBS_RIM_TOKEN": "t", "KBS_RIM_TEST_ANYTHING": "1"}
+        assert load_settings(None, environ).origins == {}
+
     @pytest.mark.parametrize(
         ("text", "words"),
         [
