@@ -11,7 +11,6 @@ Implements RFC 8949 section 3 less what the CCA token specification, section 4.2
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import NoReturn, TypeAlias
 
 import cbor2
@@ -32,19 +31,8 @@ class Tagged:
     value: CborValue
 
 
-class _Major(IntEnum):
-    """RFC 8949 section 3.1."""
-
-    UNSIGNED = 0
-    NEGATIVE = 1
-    BYTES = 2
-    TEXT = 3
-    ARRAY = 4
-    MAP = 5
-    TAG = 6
-    SIMPLE = 7
-
-
+_UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
+"""Major types (RFC 8949 section 3.1); plain integers, because they are compared for every item."""
 _INDEFINITE = 31
 _LONGEST_INLINE = 23
 _LEAST_ARGUMENT = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
@@ -86,7 +74,7 @@ def leading_tag(data: bytes) -> int | None:
     Raises ``MalformedEvidence("cbor.truncated" | "cbor.malformed")`` if not even the first head can be read.
     """
     major, _, argument = _Decoder(data, DEFAULT_LIMITS, "CBOR item", False, False, frozenset(), False).head()
-    return argument if major == _Major.TAG else None
+    return argument if major == _TAG else None
 
 
 class _Decoder:
@@ -129,19 +117,19 @@ class _Decoder:
         if end > len(self.data):
             self.refuse("cbor.truncated", "the input ends inside a head")
         argument = int.from_bytes(self.data[start + 1 : end], "big")
-        if self._preferred and major != _Major.SIMPLE and argument < _LEAST_ARGUMENT[info]:
+        if self._preferred and major != _SIMPLE and argument < _LEAST_ARGUMENT[info]:
             self.refuse("cbor.encoding", "an integer, length or tag is not in its shortest form", at=start)
         self.position = end
         return major, info, argument
 
     def _refuse_information(self, major: int, info: int) -> NoReturn:
-        if info == _INDEFINITE and major in (_Major.BYTES, _Major.TEXT, _Major.ARRAY, _Major.MAP):
+        if info == _INDEFINITE and major in (_BYTES, _TEXT, _ARRAY, _MAP):
             self.refuse("cbor.indefinite-length", f"{_KINDS[major]} of indefinite length")
         self.refuse("cbor.malformed", "reserved additional information or a stray break")
 
     def outermost(self) -> CborValue:
         """Read the whole item, which may have one tag of any number around it."""
-        if self.data[:1] and self.data[0] >> 5 == _Major.TAG:
+        if self.data[:1] and self.data[0] >> 5 == _TAG:
             number = self.head()[2]
             return Tagged(number, self.value(1))
         return self.value(0)
@@ -151,21 +139,21 @@ class _Decoder:
         start = self.position
         major, info, argument = self.head()
         self._count(start)
-        if major == _Major.BYTES:
+        if major == _BYTES:
             return self._string(argument)
-        if major == _Major.TEXT:
+        if major == _TEXT:
             return self._text(argument, start)
-        if major == _Major.UNSIGNED:
+        if major == _UNSIGNED:
             return argument
-        if major == _Major.NEGATIVE:
+        if major == _NEGATIVE:
             return -1 - argument
-        if major == _Major.SIMPLE:
+        if major == _SIMPLE:
             return self._simple(info, start)
         if depth >= self._depth:
             self.refuse("cbor.depth", "items are nested too deeply", at=start, expected=f"at most {self._depth} levels")
-        if major == _Major.ARRAY:
+        if major == _ARRAY:
             return self._array(argument, depth + 1)
-        if major == _Major.MAP:
+        if major == _MAP:
             return self._map(argument, depth + 1)
         if argument not in self._tags:
             self.refuse("cbor.tag", "a tag stands where none is allowed", at=start, seen=str(argument))
@@ -220,11 +208,11 @@ class _Decoder:
         start = self.position
         major, _, argument = self.head()
         self._count(start)
-        if major == _Major.UNSIGNED:
+        if major == _UNSIGNED:
             return argument
-        if major == _Major.NEGATIVE:
+        if major == _NEGATIVE:
             return -1 - argument
-        if major != _Major.TEXT or not self._text_keys:
+        if major != _TEXT or not self._text_keys:
             self.refuse("cbor.key-type", "a map key is not an integer", at=start, seen=_KINDS[major])
         return self._text(argument, start)
 
@@ -258,17 +246,17 @@ def encode(value: object) -> bytes:
         # cbor2 picks the shortest float that keeps the value.
         return cbor2.dumps(value, canonical=True)
     if isinstance(value, int):
-        return _encode_head(_Major.UNSIGNED, value) if value >= 0 else _encode_head(_Major.NEGATIVE, -1 - value)
+        return _encode_head(_UNSIGNED, value) if value >= 0 else _encode_head(_NEGATIVE, -1 - value)
     if isinstance(value, bytes):
-        return _encode_head(_Major.BYTES, len(value)) + value
+        return _encode_head(_BYTES, len(value)) + value
     if isinstance(value, str):
         content = value.encode("utf-8")
-        return _encode_head(_Major.TEXT, len(content)) + content
+        return _encode_head(_TEXT, len(content)) + content
     if isinstance(value, tuple | list):
-        return _encode_head(_Major.ARRAY, len(value)) + b"".join(encode(item) for item in value)
+        return _encode_head(_ARRAY, len(value)) + b"".join(encode(item) for item in value)
     if isinstance(value, Mapping):
         entries = sorted((encode(key), encode(item)) for key, item in value.items())
-        return _encode_head(_Major.MAP, len(entries)) + b"".join(key + item for key, item in entries)
+        return _encode_head(_MAP, len(entries)) + b"".join(key + item for key, item in entries)
     if isinstance(value, Tagged):
-        return _encode_head(_Major.TAG, value.number) + encode(value.value)
+        return _encode_head(_TAG, value.number) + encode(value.value)
     raise ValueError(f"no CBOR encoding for {type(value).__name__}")
