@@ -1,0 +1,173 @@
+"""The configfs-tsm recipe against a tree with the kernel's semantics, real files underneath."""
+
+import errno
+import os
+import shutil
+
+import pytest
+
+from kbs_rim.evidence.tcg_log import LogKind
+from kbs_rim.limits import Limits
+from kbs_rim.realm.failures import EvidenceUnavailable
+from kbs_rim.realm.tsm import PROVIDER, ConfigfsTree, TsmEvidence, read_logs, read_token
+
+CHALLENGE = bytes(range(64))
+
+
+class Kernel(ConfigfsTree):
+    """A directory that behaves like configfs-tsm: the file operations are the real ones, the kernel's side is done here."""
+
+    def __init__(self, root, provider=PROVIDER):
+        super().__init__(root)
+        self.provider = provider
+        self.writes = []
+        self.errors = []
+        self.ignore_writes = False
+        self.other_writer = False
+        self.report = lambda challenge: b"token for " + challenge
+
+    def create(self, name):
+        super().create(name)
+        entry = self.root / name
+        for attribute, content in (("provider", self.provider + "\n"), ("generation", "0\n"), ("inblob", ""), ("outblob", "")):
+            (entry / attribute).write_text(content)
+
+    def remove(self, name):
+        shutil.rmtree(self.root / name)
+
+    def write(self, name, attribute, data):
+        super().write(name, attribute, data)
+        self.writes.append((attribute, data))
+        if not self.ignore_writes:
+            self._bump(name)
+            (self.root / name / "outblob").write_bytes(self.report(data))
+
+    def read(self, name, attribute, limit):
+        if attribute == "outblob" and self.errors:
+            raise OSError(self.errors.pop(0), "from the driver")
+        data = super().read(name, attribute, limit)
+        if attribute == "outblob" and self.other_writer:
+            self._bump(name)
+        return data
+
+    def _bump(self, name):
+        counter = self.root / name / "generation"
+        counter.write_text(f"{int(counter.read_text()) + 1}\n")
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    return Kernel(tmp_path)
+
+
+def test_the_recipe(kernel):
+    assert read_token(CHALLENGE, kernel) == b"token for " + CHALLENGE
+    assert kernel.writes == [("inblob", CHALLENGE)]
+    assert kernel.names() == []
+
+
+@pytest.mark.parametrize("size", [0, 32, 63, 65])
+def test_only_whole_challenges_are_written(kernel, size):
+    with pytest.raises(ValueError, match="64"):
+        read_token(bytes(size), kernel)
+    assert kernel.writes == []
+
+
+def test_another_provider_is_not_a_realm(tmp_path):
+    kernel = Kernel(tmp_path, "tdx_guest")
+    with pytest.raises(EvidenceUnavailable, match="no CCA realm"):
+        read_token(CHALLENGE, kernel)
+    assert kernel.writes == []
+    assert kernel.names() == []
+
+
+def test_a_write_that_the_kernel_threw_away_is_noticed(kernel):
+    kernel.ignore_writes = True
+    with pytest.raises(EvidenceUnavailable, match="did not take"):
+        read_token(CHALLENGE, kernel)
+
+
+def test_a_second_writer_is_noticed(kernel):
+    kernel.other_writer = True
+    with pytest.raises(EvidenceUnavailable, match="somebody else"):
+        read_token(CHALLENGE, kernel)
+
+
+def test_an_empty_report_is_a_failure(kernel):
+    kernel.report = lambda challenge: b""
+    with pytest.raises(EvidenceUnavailable, match="empty"):
+        read_token(CHALLENGE, kernel)
+
+
+def test_an_oversized_report_is_a_failure(kernel):
+    kernel.report = lambda challenge: bytes(101)
+    with pytest.raises(EvidenceUnavailable, match="larger"):
+        read_token(CHALLENGE, kernel, Limits(token_bytes=100))
+
+
+@pytest.mark.parametrize("number", [errno.ENXIO, errno.EINVAL, errno.ENOMEM])
+def test_transient_errors_are_tried_again_in_a_new_directory(kernel, number):
+    kernel.errors, pauses, made = [number, number], [], []
+    create = kernel.create
+    kernel.create = lambda name: (made.append(name), create(name))
+    assert read_token(CHALLENGE, kernel, pause=pauses.append) == b"token for " + CHALLENGE
+    assert pauses == [0.2, 1.0]
+    assert len(set(made)) == 3
+    assert kernel.names() == []
+
+
+def test_it_gives_up_after_the_third_pause(kernel):
+    kernel.errors, pauses = [errno.ENXIO] * 10, []
+    with pytest.raises(EvidenceUnavailable, match="ENXIO"):
+        read_token(CHALLENGE, kernel, pause=pauses.append)
+    assert pauses == [0.2, 1.0, 3.0]
+    assert kernel.names() == []
+
+
+def test_other_errors_fail_at_once(kernel):
+    kernel.errors = [errno.EFBIG]
+    with pytest.raises(EvidenceUnavailable, match="EFBIG"):
+        read_token(CHALLENGE, kernel, pause=lambda seconds: pytest.fail("it paused"))
+
+
+def test_without_configfs_the_message_says_so(tmp_path):
+    with pytest.raises(EvidenceUnavailable, match="configfs is not mounted"):
+        read_token(CHALLENGE, ConfigfsTree(tmp_path / "absent"))
+
+
+def test_leftovers_of_dead_processes_are_removed_others_are_left(kernel):
+    dead = 4_000_000  # above the largest process id
+    kernel.create(f"kbs-rim-{dead}-00")
+    kernel.create(f"kbs-rim-{os.getpid()}-00")
+    kernel.create("somebody-elses")
+    read_token(CHALLENGE, kernel)
+    assert kernel.names() == [f"kbs-rim-{os.getpid()}-00", "somebody-elses"]
+
+
+def test_evidence_holds_token_and_logs(kernel, tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "CCEL").write_bytes(b"firmware log")
+    (logs / "vmm").write_bytes(b"vmm log")
+    evidence = TsmEvidence(kernel_in(kernel, "tsm"), ccel=logs / "CCEL", vmm_log=logs / "vmm").evidence(CHALLENGE)
+    assert evidence.token == b"token for " + CHALLENGE
+    assert dict(evidence.logs) == {LogKind.VMM: b"vmm log", LogKind.CC: b"firmware log"}
+
+
+def kernel_in(kernel, name):
+    kernel.root = kernel.root / name
+    kernel.root.mkdir()
+    return kernel
+
+
+def test_no_ccel_is_no_error_but_a_missing_vmm_log_is(tmp_path):
+    assert read_logs(ccel=tmp_path / "CCEL") == ()
+    with pytest.raises(FileNotFoundError):
+        read_logs(ccel=tmp_path / "CCEL", vmm_log=tmp_path / "vmm")
+
+
+@pytest.mark.parametrize("content", [b"", bytes(11)])
+def test_empty_and_oversized_logs_are_refused(tmp_path, content):
+    (tmp_path / "log").write_bytes(content)
+    with pytest.raises(EvidenceUnavailable, match="1 to 10 bytes"):
+        read_logs(ccel=tmp_path / "CCEL", vmm_log=tmp_path / "log", limits=Limits(log_bytes=10))
