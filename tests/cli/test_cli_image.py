@@ -93,3 +93,10 @@ def test_stdin_is_measured_as_the_file():
     done = subprocess.run(command, input=data, capture_output=True, check=True)
     assert json.loads(done.stdout)["image_id"] == measure_image(data).image_id
     assert measure_file(IMAGES / "initrd-unaligned.bin") == measure_image(data)
+
+
+def test_the_table_tells_file_and_loaded_bytes_of_a_gzipped_kernel(capsys):
+    out = run(capsys, "image", "hash", str(IMAGES / "linux.bin.gz"))[1]
+    assert "116 bytes, gzip" in out
+    assert "256 bytes as loaded" in out
+    assert "text_offset 0x0, image_size 0x2d10000, flags 0xa" in out

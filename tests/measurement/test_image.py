@@ -1,6 +1,7 @@
 """What an image is taken for, and the document in which it is registered."""
 
 import copy
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -269,3 +270,17 @@ def test_the_end_layout_may_be_the_start_layout():
     document["granules"]["sha256"]["end"] = measure_image(b"other").to_document()["granules"]["sha256"]["start"]
     with pytest.raises(InvalidDocument, match="alignments"):
         ImageMeasurements.from_document(document)
+
+
+def test_contradicting_measurements_cannot_be_made():
+    measured = measure_image(kernel_bytes())
+    for changes, word in (
+        ({"size": 0}, "at least one byte"),
+        ({"kind": ImageKind.DEVICE_TREE, "kernel": None}, "device tree facts"),
+        ({"kind": ImageKind.BLOB, "kernel": None, "compression": Compression.GZIP}, "unpacked"),
+        ({"digests": {SHA256: bytes(32)}, "file_digests": {SHA256: bytes(32)}}, "missing"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            dataclasses.replace(measured, **changes)
+    with pytest.raises(ValueError, match="64 bits"):
+        Arm64Header(1 << 64, 0, 0)
