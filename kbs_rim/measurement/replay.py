@@ -214,7 +214,8 @@ def _runs(plan: BootPlan, dialect: Dialect) -> tuple[_Run, ...]:
                     runs.append(step.rec)
             case RipasRecord():
                 if dialect.rmm.measures_ripas:
-                    populated = runs if dialect.order is Order.RIPAS_LAST else ()
+                    # A range logged before the data finds fresh tables; only what came before it can have split them.
+                    populated = () if dialect.order is Order.RIPAS_LAST_WHOLE else tuple(runs)
                     runs.extend(_ripas_runs(step, populated, s2sz))
     return tuple(runs)
 
@@ -234,7 +235,7 @@ def _image_run(loaded: LoadedImage, position: int, rounding: Rounding) -> _Image
 
 
 def _ripas_runs(record: RipasRecord, populated: Sequence[_Run], s2sz: int) -> list[_RipasRun]:
-    """Return the parts of a RAM range that are still empty, for RIPAS set after the data (empty ``populated``: all of it).
+    """Return the parts of a RAM range that hold none of the data in ``populated``.
 
     Why a greedy split of each gap is what RMM and KVM do: a granule of data forces translation tables down to 4 KiB for
     its block of each level, so no entry larger than a granule is left in its 2 MiB, none larger than 2 MiB in its 1 GiB,
