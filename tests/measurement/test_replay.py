@@ -160,6 +160,8 @@ def boot_plans(draw) -> tuple[BootPlan, Images]:
     ranges = [RipasRecord(1, first, pages * PAGE)]
     if draw(st.booleans()):
         ranges.append(RipasRecord(2, ranges[0].base + ranges[0].size + draw(st.integers(0, 600)) * PAGE, draw(st.integers(1, 1200)) * PAGE))
+    if ranges[-1].base + ranges[-1].size > 1 << (s2sz - 1):
+        s2sz = 36  # The protected half must hold the RAM, or the modelled RMM refuses it.
     places = draw(st.lists(st.integers(0, 90), unique=True, max_size=4))
     images, steps = [], []
     for event, place in enumerate(places[1:], 3):
