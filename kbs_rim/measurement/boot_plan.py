@@ -195,8 +195,6 @@ class _PlanReader:
             try:
                 self._event(event)
             except MalformedEvidence as error:
-                if error.offset is not None:
-                    raise
                 message = f"record {event.number}: {error.message}"
                 raise MalformedEvidence(error.finding_id, message, offset=event.offset, expected=error.expected, seen=error.seen) from None
 
@@ -239,8 +237,6 @@ class _PlanReader:
         if self.create is not None:
             # A second one would start the RIM again while the records before it stay in view (hazard T4).
             raise MalformedEvidence("plan.realm-create", "REALM_CREATE is repeated", expected="exactly one")
-        if self.steps:
-            raise MalformedEvidence("plan.realm-create", "an operation stands before REALM_CREATE")
         params = _realm_params(record)
         if params.hash_algorithm.tpm_id not in self._log.algorithms:
             listed = ", ".join(f"{identifier:#06x}" for identifier in self._log.algorithms)
