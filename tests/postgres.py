@@ -57,11 +57,11 @@ class PostgresServer:
         return f"postgresql://{USER}@/{database}?host={self.folder}"
 
     def start(self) -> None:
-        settings = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "listen_addresses=", "max_connections=200")
+        settings = ("fsync=off", "full_page_writes=off", "listen_addresses=", "max_connections=200")
         options = [part for setting in settings for part in ("-c", setting)]
         command = self._command("postgres", "-D", self.data, "-k", str(self.folder), *options)
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent, **self._identity())
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent, **self._identity())  # noqa: PLW1509 (no threads yet)
         self._wait()
 
     def stop(self) -> None:
@@ -175,7 +175,7 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 async def postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     """A fresh PostgreSQL database."""
     name = f"test_{next(_numbers)}"
-    await _administer(postgres_server, f"CREATE DATABASE {name} TEMPLATE template_kbs_rim")
+    await _administer(postgres_server, f"CREATE DATABASE {name} TEMPLATE template_kbs_rim STRATEGY FILE_COPY")
     yield postgres_server.url(name)
     await _administer(postgres_server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -155,10 +156,12 @@ async def test_a_new_sqlite_file_is_private(tmp_path: Path) -> None:
 
 async def test_a_path_with_reserved_characters_is_that_path(tmp_path: Path) -> None:
     path = tmp_path / "a?b#c%41 d.db"
-    url = f"sqlite:///{tmp_path}/" + "a%3Fb#c%41 d.db".replace("%41", "%2541")
+    url = f"sqlite:///{quote(str(path))}"
     await upgrade(url)
-    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".db"] == [path.name]
-    assert await current(url) == SCHEMA_VERSION
+    assert path.is_file()
+    store = open_store(url)
+    await store.health.check_store()
+    await store.close()
 
 
 async def test_a_folder_that_cannot_be_made_is_our_fault(tmp_path: Path) -> None:

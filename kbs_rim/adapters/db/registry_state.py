@@ -38,7 +38,9 @@ class RegistryChange:
 async def changing_registry(database: Database) -> AsyncIterator[RegistryChange]:
     """Open a transaction that excludes every other change and every release."""
     async with database.writing() as session:
-        if not database.is_sqlite:
+        if database.is_sqlite:
+            await session.connection()  # begins, and so takes the lock, now and not at the first statement
+        else:
             await session.execute(select(func.pg_advisory_xact_lock(REGISTRY_LOCK)))
         yield RegistryChange(session)
 
@@ -47,7 +49,9 @@ async def changing_registry(database: Database) -> AsyncIterator[RegistryChange]
 async def unchanged_registry(database: Database) -> AsyncIterator[AsyncSession]:
     """Open a transaction that excludes every change, but not other releases."""
     async with database.writing() as session:
-        if not database.is_sqlite:
+        if database.is_sqlite:
+            await session.connection()
+        else:
             await session.execute(select(func.pg_advisory_xact_lock_shared(REGISTRY_LOCK)))
         yield session
 
