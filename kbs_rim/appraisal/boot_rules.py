@@ -172,7 +172,7 @@ def _judge_overlaps(plan: BootPlan, page: int) -> Iterator[Finding]:
     for current in ranges:
         if widest is not None and current[0].base < widest[0].top:
             message = f"events {widest[1]} and {current[1]} populate the same memory"
-            where = {"event": current[1], "address": hex(current[0].base)}
+            where: dict[str, str | int] = {"event": current[1], "address": hex(current[0].base)}
             yield Finding("boot.overlap", message, expected="disjoint ranges", seen=f"{widest[0]} and {current[0]}", where=where)
         if widest is None or current[0].top > widest[0].top:
             widest = current

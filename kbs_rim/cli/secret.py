@@ -94,6 +94,16 @@ def show(path: str, url: str, token_file: Path | None, ca_file: Path | None, *, 
     _report(connect(url, token_file, ca_file).get(f"/admin/v1/secrets/{path}"), as_json=as_json)
 
 
+@command.command(name="new-kek")
+@click.argument("file", type=click.Path(path_type=Path))
+def new_kek(file: Path) -> None:
+    """Write a new key-encryption key to FILE, readable by its owner only. Back it up apart from the database."""
+    from kbs_rim.adapters.secrets.local_kek import generate_key_file
+
+    generate_key_file(file)
+    click.echo(f"wrote a key-encryption key to {file}", err=True)
+
+
 def _read(file: Path) -> str:
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     if not data:

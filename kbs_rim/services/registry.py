@@ -1,0 +1,120 @@
+"""Trusted images and workloads: what administrators register, deprecate, revoke and retire."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kbs_rim.appraisal.workload import Role, Workload
+from kbs_rim.errors import InvalidDocument
+from kbs_rim.ledger.canonical import canonical_json
+from kbs_rim.ledger.records import ChangeRecord
+from kbs_rim.limits import Limits
+from kbs_rim.measurement.image import ImageMeasurements
+from kbs_rim.ports import Clock, ImageRecord, ImageState, ImageWriter, RecordReader, SecretReader, WorkloadRecord, WorkloadWriter
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9 ._+:~/-]{0,199}$")
+_MAX_REASON = 1000
+_MAX_PROVENANCE_BYTES = 16 * 1024
+
+
+class Registry:
+    """Changes trust, and says who did. Reading is open to auditors, changing to admins; the caller has checked that."""
+
+    def __init__(
+        self, *, images: ImageWriter, workloads: WorkloadWriter, secrets: SecretReader, records: RecordReader, clock: Clock, limits: Limits
+    ) -> None:
+        """``secrets`` and ``records`` are only asked what a revocation touches."""
+        self._images, self._workloads, self._secrets, self._records = images, workloads, secrets, records
+        self._clock, self._limits = clock, limits
+
+    async def register_image(self, *, name: Any, roles: Any, measurements: Any, provenance: Any, actor: str) -> tuple[ImageRecord, bool]:
+        """Register an image from JSON values that an administrator sent; return it and whether it is new.
+
+        Raises ``InvalidDocument``, or ``Conflict`` if the image is revoked or was registered with other measurements.
+        """
+        if not isinstance(name, str) or not _NAME.match(name):
+            raise InvalidDocument("document.image", "name must be 1 to 200 letters, digits, blanks or . _ + : ~ / -")
+        measured = ImageMeasurements.from_document(measurements, self._limits)
+        now = self._clock.now()
+        record = ImageRecord(
+            id=measured.image_id,
+            name=name,
+            roles=_roles(roles),
+            state=ImageState.ACTIVE,
+            measurements=measured,
+            provenance=_provenance(provenance),
+            registered_at=now,
+            registered_by=actor,
+            state_at=now,
+            state_by=actor,
+        )
+        detail = {"name": name, "roles": [role.value for role in record.roles], "provenance": dict(record.provenance)}
+        created = await self._images.add_image(record, self._change(actor, "image.register", record.id, detail))
+        return await self._images.get_image(record.id), created
+
+    async def get_image(self, image_id: str) -> ImageRecord:
+        """Raise ``NotFound``."""
+        return await self._images.get_image(image_id)
+
+    async def list_images(self, *, state: ImageState | None = None, after: str | None = None, limit: int = 100) -> list[ImageRecord]:
+        """Return images ordered by id."""
+        return await self._images.list_images(state=state, after=after, limit=limit)
+
+    async def set_image_state(self, image_id: str, state: Any, *, reason: Any, actor: str) -> tuple[ImageRecord, dict[str, Any]]:
+        """Move an image to another state; return it and what that touches.
+
+        Raises ``InvalidDocument``, ``NotFound``, or ``Conflict`` for a revoked image. When it returns, no replica releases
+        anything to a realm with a revoked image.
+        """
+        if state not in set(ImageState):
+            raise InvalidDocument("document.image", f"state is one of {', '.join(ImageState)}")
+        if not isinstance(reason, str) or not reason.strip() or len(reason) > _MAX_REASON:
+            raise InvalidDocument("document.image", f"reason must say why, in at most {_MAX_REASON} characters")
+        change = self._change(actor, f"image.{ImageState(state).value}", image_id, {"reason": reason})
+        record = await self._images.set_image_state(image_id, ImageState(state), reason, change)
+        return record, await self.touched_by(image_id)
+
+    async def touched_by(self, image_id: str) -> dict[str, Any]:
+        """Return the workloads that name the image, the secrets bound to those, and how many releases followed it."""
+        workloads = [record.workload.name for record in await self._workloads.workloads_naming(image_id)]
+        secrets = [info.path for info in await self._secrets.secrets_bound_to(workloads)]
+        releases = await self._records.count_releases(image=image_id)
+        return {"workloads": workloads, "secrets": secrets, "past_releases": releases}
+
+    async def register_workload(self, workload: Workload, *, actor: str) -> WorkloadRecord:
+        """Register a revision; raise ``Conflict`` if it names an image that cannot serve."""
+        change = self._change(actor, "workload.register", workload.name, {"images": sorted(workload.image_ids)})
+        return await self._workloads.add_workload(workload, change)
+
+    async def get_workload(self, name: str, revision: int | None = None) -> WorkloadRecord:
+        """Raise ``NotFound``."""
+        return await self._workloads.get_workload(name, revision)
+
+    async def list_workloads(self, *, after: str | None = None, limit: int = 100) -> list[WorkloadRecord]:
+        """Return the newest revisions ordered by name."""
+        return await self._workloads.list_workloads(after=after, limit=limit)
+
+    async def retire_workload(self, name: str, *, actor: str) -> WorkloadRecord:
+        """Raise ``NotFound``."""
+        return await self._workloads.retire_workload(name, self._change(actor, "workload.retire", name, {}))
+
+    def _change(self, actor: str, action: str, subject: str, detail: Mapping[str, Any]) -> ChangeRecord:
+        return ChangeRecord(at=self._clock.now(), actor=actor, action=action, subject=subject, detail=detail)
+
+
+def _roles(value: Any) -> tuple[Role, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value or not all(item in set(Role) for item in value):
+        raise InvalidDocument("document.image", f"roles must list some of {', '.join(Role)}")
+    return tuple(sorted({Role(item) for item in value}))
+
+
+def _provenance(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidDocument("document.image", "provenance must be an object")
+    try:
+        size = len(canonical_json(value))
+    except (TypeError, ValueError) as error:
+        raise InvalidDocument("document.image", f"provenance: {error}") from None
+    if size > _MAX_PROVENANCE_BYTES:
+        raise InvalidDocument("document.image", f"provenance is larger than {_MAX_PROVENANCE_BYTES} bytes")
+    return value

@@ -1,0 +1,218 @@
+"""The only place where concrete classes meet: settings in, running service out."""
+
+import asyncio
+import secrets
+import ssl
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from kbs_rim import __version__
+from kbs_rim.adapters.db import Store, open_store
+from kbs_rim.adapters.secrets.local_kek import LocalKeyEncryptionKey
+from kbs_rim.adapters.verifiers.veraison import VeraisonSettings, VeraisonVerifier
+from kbs_rim.appraisal.ear_policy import EarPolicy
+from kbs_rim.appraisal.ear_signature import EarKey
+from kbs_rim.appraisal.ear_vector import TrustTier
+from kbs_rim.config import ListenerSettings, Settings, read_secret_file
+from kbs_rim.errors import ConfigurationError, InvalidDocument, MalformedEvidence, OurFault
+from kbs_rim.evidence.strict_json import decode_object
+from kbs_rim.http.app import guest_app, internal_app
+from kbs_rim.http.metrics import Metrics
+from kbs_rim.services.audit import Auditor
+from kbs_rim.services.broker import Broker, BrokerPolicy, BrokerStores
+from kbs_rim.services.principals import Principals
+from kbs_rim.services.readiness import Readiness
+from kbs_rim.services.registry import Registry
+from kbs_rim.services.secrets import ReleaseVault, SecretVault
+
+_log = structlog.get_logger("kbs_rim.serve")
+PURGE_INTERVAL_S = 60
+PURGE_AGE = timedelta(hours=1)
+"""Expired challenges are kept this long, so that a late answer is told "expired" and not "unknown"."""
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def now(self) -> datetime:
+        """Return the current time in UTC."""
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running broker: where its two listeners are bound, as (host, port)."""
+
+    guest_address: tuple[str, int]
+    internal_address: tuple[str, int]
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Service]:
+    """Run the broker that ``settings`` describe until the context is left; then finish requests in flight.
+
+    Raises ``ConfigurationError`` or ``StoreUnavailable`` before anything listens.
+    """
+    if problems := settings.serving_problems():
+        raise ConfigurationError("; ".join(problems))
+    for warning in settings.warnings():
+        _log.warning(warning)
+    async with AsyncExitStack() as stack:
+        store = open_settings_store(settings)
+        stack.push_async_callback(store.close)
+        await store.health.check_store()
+        verifier = VeraisonVerifier(_veraison_settings(settings))
+        stack.push_async_callback(verifier.close)
+        executor = ThreadPoolExecutor(settings.appraisal.workers, thread_name_prefix="appraisal")
+        stack.callback(executor.shutdown, wait=False, cancel_futures=True)
+        guest, internal = _applications(settings, store, verifier, executor)
+        purge = asyncio.create_task(_purge(store))
+        stack.push_async_callback(_cancel, purge)
+        internal_address = await _listen(stack, internal, settings.http.internal, settings.service.shutdown_timeout_s)
+        guest_address = await _listen(stack, guest, settings.http.guest, settings.service.shutdown_timeout_s)
+        _log.info("serving", guest=guest_address, internal=internal_address, config_digest=settings.digest(), version=__version__)
+        yield Service(guest_address, internal_address)
+        _log.info("stopping")
+
+
+def open_settings_store(settings: Settings) -> Store:
+    """Open the database that the settings name."""
+    return open_store(settings.database.resolved_url().get_secret_value(), pool_size=settings.database.pool_size)
+
+
+def ear_policy(settings: Settings) -> EarPolicy:
+    """Build what is demanded of attestation results; pinned keys are read from their files."""
+    verifier = settings.verifier
+    return EarPolicy(
+        keys=tuple(key for file in verifier.pinned_keys_files for key in _pinned_keys(file)),
+        trust_discovery=verifier.trust_discovery_key,
+        algorithms=frozenset(verifier.algorithms),
+        profiles=frozenset(verifier.profiles),
+        developer=verifier.developer,
+        max_age_s=verifier.max_age_s,
+        skew_s=verifier.skew_s,
+        allow_published_keys=verifier.allow_published_keys,
+        realm_statuses=frozenset(TrustTier[status.upper()] for status in verifier.realm_statuses),
+    )
+
+
+def _applications(
+    settings: Settings, store: Store, verifier: VeraisonVerifier, executor: ThreadPoolExecutor
+) -> tuple[web.Application, web.Application]:
+    clock, entropy, metrics = SystemClock(), secrets.token_bytes, Metrics()
+    kek = LocalKeyEncryptionKey.from_files([_kek_file(settings)])
+    metrics.test_mode.set(settings.service.test_mode)
+    metrics.legacy_rsa1_5.set(settings.secrets.legacy_rsa1_5)
+    broker = Broker(
+        stores=BrokerStores(
+            images=store.images, workloads=store.workloads, secrets=store.secrets, challenges=store.challenges, records=store.records
+        ),
+        vault=ReleaseVault(store.opener, kek),
+        verifier=verifier,
+        policy=BrokerPolicy(
+            ear_policy=ear_policy(settings),
+            limits=settings.limits,
+            challenge_lifetime=timedelta(seconds=settings.challenge.lifetime_s),
+            max_concurrent=settings.appraisal.max_concurrent,
+            allow_test_keys=settings.service.test_mode,
+            allow_rsa1_5=settings.secrets.legacy_rsa1_5,
+            keep_payloads=settings.appraisal.keep_payloads,
+            config_digest=settings.digest(),
+            software=f"kbs_rim {__version__}",
+        ),
+        clock=clock,
+        entropy=entropy,
+        executor=executor,
+        observe=metrics.observe_stage,
+    )
+    guest = guest_app(broker, settings.limits, metrics, public_url=settings.http.guest.public_url or "")
+    internal = internal_app(
+        registry=Registry(
+            images=store.images,
+            workloads=store.workloads,
+            secrets=store.secrets,
+            records=store.record_reader,
+            clock=clock,
+            limits=settings.limits,
+        ),
+        vault=SecretVault(store=store.secrets, kek=kek, clock=clock, entropy=entropy, limits=settings.limits),
+        auditor=Auditor(store.record_reader),
+        principals=Principals(store=store.principals, clock=clock, entropy=entropy),
+        readiness=Readiness(health=store.health, verifier=verifier, kek=kek),
+        limits=settings.limits,
+        metrics=metrics,
+    )
+    return guest, internal
+
+
+def _kek_file(settings: Settings) -> Path:
+    if settings.secrets.kek_file is None:
+        raise ConfigurationError("secrets.kek_file is not set: without a key-encryption key no secret can be read")
+    return settings.secrets.kek_file
+
+
+def _pinned_keys(file: Path) -> list[EarKey]:
+    """Read a JWK or a JWKS."""
+    try:
+        document = decode_object(read_secret_file(file, "verifier.pinned_keys_files").encode(), what=str(file))
+        keys = document.get("keys", [document])
+        if not isinstance(keys, list) or not keys:
+            raise ConfigurationError(f"verifier.pinned_keys_files: {file} holds no key")
+        if not all(isinstance(key, dict) for key in keys):
+            raise ConfigurationError(f"verifier.pinned_keys_files: {file} holds something that is no JWK")
+        return [EarKey.from_jwk(key) for key in keys if isinstance(key, dict)]
+    except (MalformedEvidence, InvalidDocument) as error:
+        raise ConfigurationError(f"verifier.pinned_keys_files: {file}: {error}") from None
+
+
+async def _listen(stack: AsyncExitStack, app: web.Application, listener: ListenerSettings, timeout_s: int) -> tuple[str, int]:
+    """Bind one listener; return its real address (port 0 takes a free one)."""
+    context = None
+    if listener.tls_certificate_file is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(listener.tls_certificate_file, listener.tls_key_file)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=timeout_s)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    host, port = listener.address
+    try:
+        await web.TCPSite(runner, host, port, ssl_context=context).start()
+    except OSError as error:
+        raise OurFault(f"cannot listen on {listener.listen}: {error.strerror}") from error
+    address: tuple[str, int] = runner.addresses[0][:2]
+    return address
+
+
+async def _purge(store: Store) -> None:
+    """Forget old challenges; an outage of the database is waited out."""
+    while True:
+        with suppress(OurFault):
+            await store.challenges.purge(datetime.now(UTC) - PURGE_AGE)
+        await asyncio.sleep(PURGE_INTERVAL_S)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _veraison_settings(settings: Settings) -> VeraisonSettings:
+    verifier = settings.verifier
+    authorization = verifier.authorization_file
+    return VeraisonSettings(
+        url=verifier.url,
+        ca_file=verifier.ca_file,
+        client_certificate_file=verifier.client_certificate_file,
+        client_key_file=verifier.client_key_file,
+        authorization=read_secret_file(authorization, "verifier.authorization_file") if authorization else None,
+        deadline_s=verifier.deadline_s,
+        **({"media_type": verifier.media_type} if verifier.media_type else {}),
+    )
