@@ -1,0 +1,1 @@
+"""``make demo``: real realms get their secrets, attacks are refused. Everything runs as separate programs, through CLI and HTTP."""
