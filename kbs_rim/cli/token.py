@@ -188,9 +188,8 @@ def _jwk_key(content: bytes) -> "EllipticCurvePublicKey":
 
     from kbs_rim.evidence import base64url, strict_json
 
-    jwk = strict_json.decode(content, what="the JWK")
-    if not isinstance(jwk, dict):
-        raise ValueError("not a JSON object")
+    document = strict_json.decode(content, what="the JWK")
+    jwk = document if isinstance(document, dict) else {}
     curves: dict[str, EllipticCurve] = {"P-256": SECP256R1(), "P-384": SECP384R1(), "P-521": SECP521R1()}
     curve = curves.get(str(jwk.get("crv")))
     x, y = jwk.get("x"), jwk.get("y")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurv
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.claim_shapes import kind_of
 from kbs_rim.evidence.cose import ES384
-from kbs_rim.evidence.strict_cbor import CborMap, CborValue, decode
+from kbs_rim.evidence.strict_cbor import CborMap, decode
 from kbs_rim.evidence.token_claims import RakEncoding
 from kbs_rim.limits import DEFAULT_LIMITS, Limits
 
@@ -58,20 +58,16 @@ def _cose_key_point(content: bytes, limits: Limits) -> bytes:
 def _check_parameters(key: CborMap) -> None:
     if unknown := key.keys() - _KNOWN:
         _refuse("has a parameter that means nothing for EC2 keys", seen=f"{len(unknown)} unknown labels")
-    if not _is_integer(key.get(_KTY), _EC2) or not _is_integer(key.get(_CRV), _P384):
+    if key.get(_KTY) != _EC2 or key.get(_CRV) != _P384:
         _refuse("is not an EC2 key on P-384")
-    if _ALG in key and not _is_integer(key[_ALG], ES384):
+    if _ALG in key and key[_ALG] != ES384:
         _refuse("is for another algorithm", expected=f"{ES384} (ES384)")
     if _KEY_OPS in key:
         operations = key[_KEY_OPS]
-        if not isinstance(operations, tuple) or not any(_is_integer(operation, _VERIFY) for operation in operations):
+        if not isinstance(operations, tuple) or _VERIFY not in operations:
             _refuse("may not be used to verify", expected="key_ops with verify")
     if _KID in key and not isinstance(key[_KID], bytes):
         _refuse("has a key id that is not a byte string")
-
-
-def _is_integer(value: CborValue, wanted: int) -> bool:
-    return type(value) is int and value == wanted
 
 
 def _coordinate(key: CborMap, label: int, name: str) -> bytes:

@@ -107,7 +107,7 @@ def _member(form: TokenForm, members: CborMap, label: int, content_format: int) 
 
 def _record_content(record: CborValue, content_format: int) -> CborValue:
     """Return the second element of a record of the expected type, None for anything else."""
-    if isinstance(record, tuple) and len(record) == 2 and type(record[0]) is int and record[0] == content_format:
+    if isinstance(record, tuple) and len(record) == 2 and record[0] == content_format:
         return record[1]
     return None
 

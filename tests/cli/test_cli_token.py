@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from kbs_rim.cli import main
@@ -176,6 +176,7 @@ JWK = {"kty": "EC", "crv": "P-384", "x": base64.urlsafe_b64encode(bytes(48)).dec
         b"", b"{", b"[]", b'{"kty":"RSA","n":"AQAB","e":"AQAB"}', json.dumps(JWK).encode(), json.dumps(JWK | {"crv": "P-999"}).encode(),
         json.dumps(JWK | {"x": 5}).encode(), json.dumps(JWK | {"x": "!"}).encode(), b'{"kty":"EC","kty":"EC"}',
         key("cpak").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
     ],
 )  # fmt: skip
 def test_keys_that_cannot_be_read(run, written, content):

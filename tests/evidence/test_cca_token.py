@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.cca_token import CcaToken, TokenForm, parse_cca_token, reassemble
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+from kbs_rim.evidence.token_collection import Collection
 from kbs_rim.limits import Limits
 from tests.token_forge import DROP, ES256, ES384, ES512, PAIRS, Signed, key, parts, token, wrap
 
@@ -278,3 +279,12 @@ def test_sizes():
     parse_cca_token(token(platform={1234567: bytes(9000)}, realm={1234567: bytes(2000)}))
     assert refusal(token(), Limits(cbor_depth=2)).finding_id == "cbor.depth"
     assert refusal(token(), Limits(cbor_items=6)).finding_id == "cbor.items"
+
+
+def test_values_that_cannot_be():
+    """Constructors refuse what no parser makes."""
+    parsed, other = parse_cca_token(token("2023")), parse_cca_token(token("legacy"))
+    with pytest.raises(ValueError, match="do not belong together"):
+        CcaToken(parsed.form, parsed.platform, other.realm, parsed.raw)
+    with pytest.raises(ValueError, match="device claims"):
+        Collection(TokenForm.EAT_COLLECTION, b"", b"", b"")

@@ -61,6 +61,10 @@ def test_algorithm_confusion():
     sealed = signature(p256, ES384, protected, payload)
     crossed = Sign1(protected, {1: ES384}, {}, payload, sealed)
     assert not verify_sign1(crossed, p256.public_key(), ES384)
+    # Signed as ES384, but the header says ES256.
+    protected = cbor2.dumps({1: ES256})
+    mislabelled = Sign1(protected, {1: ES256}, {}, payload, signature(key("cose"), ES384, protected, payload))
+    assert not verify_sign1(mislabelled, key("cose").public_key(), ES384)
     with pytest.raises(ValueError, match="no ECDSA algorithm"):
         verify_sign1(sign1, key("cose").public_key(), -257)
 

@@ -58,6 +58,7 @@ WRONG_KEYS = {
     "P-256": ({1: 2, -1: 1, -2: forge.coordinates(P256)[0], -3: forge.coordinates(P256)[1]}, "token.rak"),
     "label P-384 with a P-256 point": ({1: 2, -1: 2, -2: forge.coordinates(P256)[0], -3: forge.coordinates(P256)[1]}, "token.rak"),
     "leading zero": ({1: 2, -1: 2, -2: b"\0" + X, -3: Y}, "token.rak"),
+    "the same point cut elsewhere": ({1: 2, -1: 2, -2: X[:47], -3: X[47:] + Y}, "token.rak"),
     "short x": ({1: 2, -1: 2, -2: X[1:], -3: Y}, "token.rak"),
     "off the curve": ({1: 2, -1: 2, -2: X, -3: Y[:-1] + bytes([Y[-1] ^ 1])}, "token.rak"),
     "zero": ({1: 2, -1: 2, -2: bytes(48), -3: bytes(48)}, "token.rak"),

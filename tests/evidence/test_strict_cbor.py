@@ -191,6 +191,12 @@ def test_items_are_counted_with_keys_and_containers():
     assert refusal(bytes.fromhex("8501010101 01"), limits=limits) == "cbor.items"
 
 
+def test_a_declared_size_is_held_against_the_rest_of_the_input_before_anything_is_read():
+    assert refusal(b"\x99\x07\xd0" + b"\x01" * 1500) == "cbor.truncated"
+    assert refusal(b"\xb9\x03\xe8" + b"\x01" * 1500) == "cbor.truncated"
+    assert refusal(b"\x99\x05\xdc" + b"\x01" * 1500) == "cbor.items"
+
+
 def test_the_outer_tag_is_for_the_caller_and_only_outside():
     assert decode(bytes.fromhex("d9018f01"), outer_tag=True) == Tagged(399, 1)
     assert decode(bytes.fromhex("01"), outer_tag=True) == 1
