@@ -12,7 +12,8 @@ from kbs_rim.ports import Clock, Principal, PrincipalRole, PrincipalStore
 
 TOKEN_PREFIX = "kbsrim_"  # noqa: S105 - a public prefix, so that leaked tokens are found by scanners
 _TOKEN_SIZE = 32
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_MAX_LIFETIME = timedelta(days=3650)
 
 
 class Principals:
@@ -24,8 +25,10 @@ class Principals:
 
     async def add(self, name: str, role: PrincipalRole, *, lifetime: timedelta | None, actor: str) -> tuple[Principal, str]:
         """Create a principal; return it and its token, which nobody can see again. Raises ``InvalidDocument``, ``Conflict``."""
-        if not _NAME.match(name):
+        if not _NAME.fullmatch(name):
             raise InvalidDocument("document.principal", "name must be 1 to 64 letters, digits, dots, dashes, underscores or @")
+        if lifetime is not None and not timedelta(0) < lifetime <= _MAX_LIFETIME:
+            raise InvalidDocument("document.principal", f"a token lives for up to {_MAX_LIFETIME.days} days")
         now = self._clock.now()
         principal = Principal(name=name, role=role, created_at=now, expires_at=now + lifetime if lifetime else None)
         token = TOKEN_PREFIX + base64url.encode(self._entropy(_TOKEN_SIZE))

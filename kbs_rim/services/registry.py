@@ -9,10 +9,11 @@ from kbs_rim.errors import InvalidDocument
 from kbs_rim.ledger.canonical import canonical_json
 from kbs_rim.ledger.records import ChangeRecord
 from kbs_rim.limits import Limits
-from kbs_rim.measurement.image import ImageMeasurements
+from kbs_rim.measurement.image import ImageKind, ImageMeasurements
 from kbs_rim.ports import Clock, ImageRecord, ImageState, ImageWriter, RecordReader, SecretReader, WorkloadRecord, WorkloadWriter
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9 ._+:~/-]{0,199}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:~/-]{0,199}")
+_KIND_OF_ROLE = {Role.KERNEL: ImageKind.ARM64_IMAGE, Role.DEVICE_TREE: ImageKind.DEVICE_TREE}
 _MAX_REASON = 1000
 _MAX_PROVENANCE_BYTES = 16 * 1024
 
@@ -32,14 +33,14 @@ class Registry:
 
         Raises ``InvalidDocument``, or ``Conflict`` if the image is revoked or was registered with other measurements.
         """
-        if not isinstance(name, str) or not _NAME.match(name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidDocument("document.image", "name must be 1 to 200 letters, digits, blanks or . _ + : ~ / -")
         measured = ImageMeasurements.from_document(measurements, self._limits)
         now = self._clock.now()
         record = ImageRecord(
             id=measured.image_id,
             name=name,
-            roles=_roles(roles),
+            roles=_roles(roles, measured.kind),
             state=ImageState.ACTIVE,
             measurements=measured,
             provenance=_provenance(provenance),
@@ -66,10 +67,10 @@ class Registry:
         Raises ``InvalidDocument``, ``NotFound``, or ``Conflict`` for a revoked image. When it returns, no replica releases
         anything to a realm with a revoked image.
         """
-        if state not in set(ImageState):
+        if not isinstance(state, str) or state not in set(ImageState):
             raise InvalidDocument("document.image", f"state is one of {', '.join(ImageState)}")
-        if not isinstance(reason, str) or not reason.strip() or len(reason) > _MAX_REASON:
-            raise InvalidDocument("document.image", f"reason must say why, in at most {_MAX_REASON} characters")
+        if not isinstance(reason, str) or not reason.strip() or len(reason) > _MAX_REASON or not reason.isprintable():
+            raise InvalidDocument("document.image", f"reason must say why, in at most {_MAX_REASON} printable characters")
         change = self._change(actor, f"image.{ImageState(state).value}", image_id, {"reason": reason})
         record = await self._images.set_image_state(image_id, ImageState(state), reason, change)
         return record, await self.touched_by(image_id)
@@ -102,9 +103,15 @@ class Registry:
         return ChangeRecord(at=self._clock.now(), actor=actor, action=action, subject=subject, detail=detail)
 
 
-def _roles(value: Any) -> tuple[Role, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value or not all(item in set(Role) for item in value):
+def _roles(value: Any, kind: ImageKind) -> tuple[Role, ...]:
+    """Read roles, and refuse those that an image of this kind could never play: it would be trusted in vain."""
+    known = set(Role)
+    good = isinstance(value, Sequence) and not isinstance(value, str)
+    if not good or not value or not all(isinstance(item, str) and item in known for item in value):
         raise InvalidDocument("document.image", f"roles must list some of {', '.join(Role)}")
+    for role, needed in _KIND_OF_ROLE.items():
+        if role.value in value and kind is not needed:
+            raise InvalidDocument("document.image", f"only an image of the kind {needed} can be a {role}", expected=needed, seen=kind)
     return tuple(sorted({Role(item) for item in value}))
 
 

@@ -18,8 +18,8 @@ from kbs_rim.limits import Limits
 from kbs_rim.ports import Clock, KeyEncryptionKey, SealedVersion, SecretInfo, SecretOpener, SecretWriter
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_PATH = re.compile(rf"^{_PART}/{_PART}/{_PART}$")
-_KEY_ID = re.compile(rf"^{_PART}$")
+_PATH = re.compile(rf"{_PART}/{_PART}/{_PART}")
+_KEY_ID = re.compile(_PART)
 _DATA_KEY_SIZE, _NONCE_SIZE = 32, 12
 _MAX_WORKLOADS = 64
 
@@ -35,14 +35,15 @@ class SecretVault:
 
     async def create(self, path: Any, *, key_id: Any, workloads: Any, value: bytes, actor: str) -> SecretInfo:
         """Create a secret with its first version. Raises ``InvalidDocument``, ``Conflict``, ``NotFound`` (workload)."""
-        if not isinstance(path, str) or not _PATH.match(path):
+        if not isinstance(path, str) or not _PATH.fullmatch(path):
             raise InvalidDocument("document.secret", "path must be repository/type/tag of letters, digits, dots, dashes and underscores")
-        if not isinstance(key_id, str) or not _KEY_ID.match(key_id):
+        if not isinstance(key_id, str) or not _KEY_ID.fullmatch(key_id):
             raise InvalidDocument("document.secret", "key_id must be 1 to 64 letters, digits, dots, dashes and underscores")
         names = _workload_names(workloads)
         self._check_value(value)
+        sealed = await self._seal(path, 1, value)  # first, so that a key that is not there leaves no empty secret behind
         await self._store.create_secret(path, key_id, names, self._change(actor, "secret.create", path, {"workloads": names}))
-        return await self.put_version(path, value, actor=actor)
+        return await self._store.add_version(path, sealed, self._change(actor, "secret.version", path, {"version": 1}))
 
     async def put_version(self, path: str, value: bytes, *, actor: str) -> SecretInfo:
         """Store the next version. Raises ``NotFound``, or ``Conflict`` if another writer was first."""

@@ -17,6 +17,8 @@ from kbs_rim.errors import ConfigurationError, KeyUnavailable
 KEY_SIZE = 32
 _NONCE_SIZE = 12
 _ID_DOMAIN = b"kbs_rim kek id"
+_MOUNTED_SECRETS = Path("/run/secrets")
+"""Where container engines mount secrets: readable by every user inside the container, of which there is one."""
 
 
 class LocalKeyEncryptionKey:
@@ -58,23 +60,42 @@ class LocalKeyEncryptionKey:
 
 def generate_key_file(path: Path) -> None:
     """Write a new random key that only its owner may read; raise ``FileExistsError`` if the file exists."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(os.urandom(KEY_SIZE))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read_key(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            key = file.read(KEY_SIZE + 1)
+        # Not blocking: opening a named pipe would wait for its writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 - a descriptor
+            status = os.fstat(file.fileno())
+            key = file.read(KEY_SIZE + 1) if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
         raise ConfigurationError(f"secrets.kek_file: {path} cannot be read: {error.strerror}") from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise ConfigurationError(f"secrets.kek_file: {path} may be read by others: chmod 600 {path}")
+    if problem := _exposure(path, status):
+        raise ConfigurationError(f"secrets.kek_file: {path} {problem}: chmod 600 {path}")
     if len(key) != KEY_SIZE:
         raise ConfigurationError(f"secrets.kek_file: {path} must hold exactly {KEY_SIZE} bytes, as `kbs-rim secret new-kek {path}` writes")
     return key
+
+
+def _exposure(path: Path, status: os.stat_result) -> str | None:
+    """Say who else may read or replace the key, None if nobody may.
+
+    A group may read a file that belongs to root while we are somebody else: so do systemd's credentials and Kubernetes' volumes
+    hand over secrets, and so PostgreSQL judges its key file.
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o022:
+        return "may be changed by others"
+    if mode & 0o004 and not path.is_relative_to(_MOUNTED_SECRETS):
+        return "may be read by everybody"
+    if mode & 0o040 and not mode & 0o004 and not (status.st_uid == 0 and os.geteuid() != 0):
+        return "may be read by its group"
+    return None
 
 
 def _id_of(key: bytes) -> str:
