@@ -1,0 +1,119 @@
+"""``kbs-rim guest``: ask for a secret, as a realm does at boot."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from kbs_rim.cli import EXIT_OK, EXIT_REFUSED
+
+if TYPE_CHECKING:
+    from kbs_rim.realm.guest import EvidenceSource, Exchange, Secret
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+@click.group("guest")
+def command() -> None:
+    """Ask for a secret, as a realm does."""
+
+
+@command.command("get")
+@click.argument("key")
+@click.argument("simulate_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- SIMULATE-OPTIONS]")
+@click.option("--broker", required=True, metavar="URL", help="http(s)://host[:port][/path] of the broker.")
+@click.option("--ca", type=_FILE, help="Certificate authorities to trust, PEM [default: the system's].")
+@click.option("--output", default="-", show_default=True, metavar="FILE", help="Where the secret goes; - is standard output.")
+@click.option("--force", is_flag=True, help="Replace the output file if there is one.")
+@click.option("--key-type", type=click.Choice(["p256", "p384", "x25519", "rsa"]), default="p256", show_default=True)
+@click.option("--deadline", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True, help="Seconds for everything.")
+@click.option("--evidence", type=click.Choice(["tsm"]), default="tsm", show_default=True, help="Where evidence comes from.")
+@click.option("--simulate", is_flag=True, help="Be a simulated realm instead; its options follow after --.")
+@click.option("--vmm-log", type=_FILE, help="The VMM's log, however it reached this realm.")
+@click.option("--tsm-root", type=click.Path(path_type=Path, file_okay=False), help="Directory of TSM reports.", hidden=True)
+@click.option("--ccel", type=_FILE, help="The firmware's log.", hidden=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the bare secret.")
+def get(key: str, **options: Any) -> int:
+    """Get the secret KEY (a key id, or repository/type/tag) and write it to standard output or to a file.
+
+    The key pair is made for this one exchange. The broker's challenge must commit to it, or nothing is attested. Nothing but
+    the secret goes to standard output. Exit 1: refused; 2: could not be done.
+
+    A simulated realm:  kbs-rim guest get KEY --broker URL --simulate -- --vmm qemu --kernel Image ...
+    """
+    from kbs_rim.realm.failures import AttesterRefused
+
+    output = None if options["output"] == "-" else Path(options["output"])
+    if output is not None and not options["force"] and (output.exists() or output.is_symlink()):
+        raise click.ClickException(f"{output} exists; --force replaces it")
+    exchange = _exchange(options["broker"], key, options["key_type"])
+    source = _source(options)
+    _warn_about_transport(options["broker"])
+    try:
+        secret = _get(exchange, source, options)
+    except AttesterRefused as error:
+        if options["as_json"]:
+            click.echo(json.dumps({"refused": {"code": error.code, "ticket": error.ticket}}))
+        click.echo(f"kbs-rim: {error.code}: {error}", err=True)
+        return EXIT_REFUSED
+    _deliver(secret, key, output, replace=options["force"], as_json=options["as_json"])
+    return EXIT_OK
+
+
+def _exchange(broker: str, key: str, key_type: str) -> "Exchange":
+    from kbs_rim.realm.guest import Exchange, KeyType, new_key
+
+    try:
+        return Exchange(broker, key, new_key(KeyType(key_type)))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _source(options: dict[str, Any]) -> "EvidenceSource":
+    arguments: Sequence[str] = options["simulate_arguments"]
+    if options["simulate"]:
+        from kbs_rim.cli.simulate import realm_from_arguments
+
+        return realm_from_arguments(arguments)
+    if arguments:
+        raise click.UsageError("options of a simulated realm need --simulate")
+    from kbs_rim.realm.tsm import CCEL_DATA, REPORT_ROOT, ConfigfsTree, TsmEvidence
+
+    tree = ConfigfsTree(options["tsm_root"] or REPORT_ROOT)
+    return TsmEvidence(tree, ccel=options["ccel"] or CCEL_DATA, vmm_log=options["vmm_log"])
+
+
+def _warn_about_transport(broker: str) -> None:
+    """Without TLS the secret is still sealed to us, but anybody can answer with another one."""
+    parts = urlsplit(broker)
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        click.echo("kbs-rim: warning: without TLS anybody on the way can hand out another secret", err=True)
+
+
+def _get(exchange: "Exchange", source: "EvidenceSource", options: dict[str, Any]) -> "Secret":
+    from kbs_rim.realm.guest_http import Patience, get_secret, trust
+
+    tls = trust(options["ca"]) if exchange.request_url.startswith("https") else None
+    return asyncio.run(get_secret(exchange, source, Patience(deadline_s=options["deadline"]), tls=tls))
+
+
+def _deliver(secret: "Secret", key: str, output: Path | None, *, replace: bool, as_json: bool) -> None:
+    from kbs_rim.evidence import base64url
+    from kbs_rim.realm.secret_file import write_secret
+
+    if output is not None:
+        write_secret(output, secret.value, replace=replace)
+    document: dict[str, Any] = {"key": key, "ticket": secret.ticket, "size": len(secret.value)}
+    if as_json and output is not None:
+        click.echo(json.dumps(document | {"output": str(output)}))
+    elif as_json:
+        click.echo(json.dumps(document | {"secret": base64url.encode(secret.value)}))
+    elif output is None:
+        click.echo(secret.value, nl=False)
+    else:
+        click.echo(f"kbs-rim: wrote {len(secret.value)} bytes to {output}", err=True)

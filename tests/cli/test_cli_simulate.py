@@ -1,0 +1,162 @@
+"""``kbs-rim simulate``: what it prints and writes is what the other commands read."""
+
+import json
+import stat
+import struct
+from pathlib import Path
+
+import pytest
+
+from kbs_rim.appraisal.endorsement_files import parse_endorsements
+from kbs_rim.cli import main
+from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, parse_evidence
+from kbs_rim.realm.lies import Lie
+
+IMAGES = Path(__file__).parent.parent / "vectors" / "vmm" / "images"
+CHALLENGE = bytes(range(64)).hex()
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return ended.value.code, out, err
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    path = tmp_path / "Image"
+    path.write_bytes(struct.pack("<IIQQQ24x4sI", 0, 0, 0, 0x20000, 0xA, b"ARMd", 0).ljust(20_000, b"k"))
+    return path
+
+
+@pytest.fixture
+def initrd(tmp_path):
+    path = tmp_path / "initrd"
+    path.write_bytes(b"i" * 10_001)
+    return path
+
+
+def vm(vmm, kernel, initrd, *more):
+    return ("simulate", "--vmm", vmm, "--kernel", kernel, "--initrd", initrd, "--memory", "256M", *more)
+
+
+@pytest.mark.parametrize("vmm", ["qemu", "kvmtool"])
+@pytest.mark.parametrize("rmm", ["1.0", "2.0"])
+@pytest.mark.parametrize("hash_", ["sha256", "sha512"])
+def test_log_rim_recomputes_the_same_rim(capsys, tmp_path, kernel, initrd, vmm, rmm, hash_):
+    """The two code paths meet on the command line: the simulator's model and the offline replay."""
+    log, tree = tmp_path / "log", tmp_path / "tree"
+    arguments = vm(vmm, kernel, initrd, "--rmm", rmm, "--hash", hash_, "--log-out", log, "--dtb-out", tree, "--json")
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert len(log.read_bytes()) == 65536
+    code, out, _ = run(capsys, "log", "rim", log, "--image", kernel, "--image", initrd, "--image", tree, "--rmm", rmm)
+    assert code == 0
+    assert out.split()[0] == document["rim"]
+
+
+def test_ripas_last_and_rounding_reach_the_rim(capsys, kernel, initrd):
+    rims = set()
+    for more in ((), ("--order", "ripas-last"), ("--rounding", "64k"), ("--log-before-rec",), ("--cpus", "2"), ("--breakpoints", "6")):
+        code, out, _ = run(capsys, *vm("qemu", kernel, initrd, "--json", *more))
+        assert code == 0
+        rims.add(json.loads(out)["rim"])
+    assert len(rims) == 6
+
+
+def test_token_check_accepts_the_token_under_the_platforms_key(capsys, tmp_path, kernel, initrd):
+    token, cpak, platform = tmp_path / "token", tmp_path / "cpak.pem", tmp_path / "platform.json"
+    arguments = ("--platform", platform, "--new-platform", "--challenge", CHALLENGE, "--token-out", token, "--cpak-out", cpak)
+    assert run(capsys, *vm("qemu", kernel, initrd, *arguments))[0] == 0
+    code, _, err = run(capsys, "token", "check", token, "--challenge", CHALLENGE, "--cpak", cpak)
+    assert (code, err) == (0, "")
+    assert run(capsys, "token", "check", token, "--challenge", "00" * 64)[0] == 1
+
+
+def test_the_platform_file_is_made_once_and_kept_private(capsys, tmp_path, kernel, initrd):
+    path = tmp_path / "platform.json"
+    ids = []
+    for _ in range(2):
+        code, out, _ = run(capsys, *vm("qemu", kernel, initrd, "--platform", path, "--new-platform", "--json"))
+        assert code == 0
+        ids.append(json.loads(out)["platform"]["instance_id"])
+    assert ids[0] == ids[1]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    code, _, err = run(capsys, *vm("qemu", kernel, initrd, "--platform", tmp_path / "other.json"))
+    assert code == 2
+    assert "other.json" in err
+    path.write_text("{}")
+    assert run(capsys, *vm("qemu", kernel, initrd, "--platform", path))[0] == 1
+
+
+@pytest.mark.parametrize("name", ["endorsements.cbor", "endorsements.json"])
+def test_endorsements_are_read_by_the_verifier(capsys, tmp_path, kernel, initrd, name):
+    code, out, _ = run(capsys, *vm("kvmtool", kernel, initrd, "--endorsements-out", tmp_path / name, "--json"))
+    assert code == 0
+    endorsed = parse_endorsements((tmp_path / name).read_bytes(), at=1_795_000_000)
+    assert [anchor.instance_id.hex() for anchor in endorsed.trust_anchors] == [json.loads(out)["platform"]["instance_id"]]
+    assert len(endorsed.platforms) == 1
+
+
+def test_evidence_is_an_envelope(capsys, tmp_path, kernel, initrd):
+    path, log = tmp_path / "evidence.json", tmp_path / "log"
+    assert run(capsys, *vm("qemu", kernel, initrd, "--challenge", CHALLENGE, "--evidence-out", path, "--log-out", log))[0] == 0
+    evidence = parse_evidence(EVIDENCE_JSON_TYPE, path.read_bytes())
+    assert dict(evidence.logs)["vmm"] == log.read_bytes()
+
+
+def test_text_names_rim_and_layout(capsys, kernel, initrd):
+    code, out, _ = run(capsys, *vm("qemu", kernel, initrd, "--cpus", "3"))
+    assert code == 0
+    assert out.startswith("RIM:  ")
+    for part in ("KERNEL", "0x40000000", "INITRD", "DTB", "LOG", "3 vCPU(s), 1 runnable", "rmm-1.0/4k/log"):
+        assert part in out
+
+
+def test_every_lie_can_be_listed_and_told(capsys, kernel, initrd):
+    code, out, _ = run(capsys, "simulate", "--list-lies")
+    assert code == 0
+    assert all(lie.value in out for lie in Lie)
+    code, out, _ = run(capsys, *vm("qemu", kernel, initrd, "--lie", "pc-off-entry", "--json"))
+    document = json.loads(out)
+    assert (code, document["pc"], document["lie"]["expected"]) == (0, "0x40001000", ["boot.entry-point"])
+
+
+def test_firmware_boot(capsys, tmp_path):
+    firmware = tmp_path / "fw"
+    firmware.write_bytes(b"FW CONTENT")
+    code, out, _ = run(capsys, "simulate", "--vmm", "qemu", "--boot", "firmware", "--firmware", firmware, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert (document["pc"], document["x0"], document["images"][0]["base"]) == ("0x0", "0x0", "0x0")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--vmm", "xen"), ("--memory", "1.5G"), ("--challenge", "zz"), ("--challenge", "00"), ("--token-out", "t"), ("--lie", "white"),
+        ("--extend", "0=00"), ("--extend", "1=0"), ("--cpus", "0"), ("--log-style", "x"), ("--boot", "firmware"), ("--no-such-option",),
+    ],
+)  # fmt: skip
+def test_usage_errors(capsys, kernel, initrd, more):
+    assert run(capsys, *vm("qemu", kernel, initrd, *more))[0] == 64
+
+
+def test_what_cannot_be_built_is_said(capsys, tmp_path, kernel, initrd):
+    (tmp_path / "text").write_text("no kernel" * 20)
+    code, out, err = run(capsys, *vm("qemu", tmp_path / "text", initrd))
+    assert (code, out) == (2, "")
+    assert "arm64" in err
+    assert run(capsys, *vm("qemu", tmp_path / "absent", initrd))[0] == 2
+    assert run(capsys, *vm("kvmtool", kernel, initrd, "--memory", "257M"))[0] == 1
+    assert run(capsys, *vm("qemu", kernel, initrd, "--hash", "sha384"))[0] == 2
+
+
+def test_extends_move_a_register(capsys, kernel, initrd):
+    code, out, _ = run(capsys, *vm("qemu", kernel, initrd, "--extend", "1=" + "ab" * 32, "--json"))
+    rems = json.loads(out)["rems"]
+    assert code == 0
+    assert rems[0] != "00" * 32
+    assert rems[1:] == ["00" * 32] * 3
