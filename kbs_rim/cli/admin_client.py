@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,6 +19,7 @@ from kbs_rim.errors import OurFault, TheirFault
 _F = TypeVar("_F", bound=Callable[..., Any])
 _TIMEOUT_S = 60
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_UNFOLDED_WIDTH = 1000
 DEFAULT_URL = "http://127.0.0.1:8089"
 
 
@@ -135,7 +137,7 @@ def print_json(document: Any) -> None:
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on stdout. Values are printed as text, never as markup."""
+    """Print a table on stdout. Values are printed as text, never as markup; into a pipe or file no line is folded."""
     from rich.text import Text
 
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
@@ -143,4 +145,9 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text("" if value is None else str(value)) for value in row))
-    Console(highlight=False).print(table)
+    if not table.row_count:
+        table.add_row(Text("none"))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _UNFOLDED_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
