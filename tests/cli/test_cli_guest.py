@@ -13,7 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from small_broker import SECRET, HostileProxy, SmallBroker
+from fake_configfs import Kernel
+from small_broker import SECRET, TAG, HostileProxy, SmallBroker
 
 from kbs_rim.cli import main
 from kbs_rim.evidence.cca_token import parse_cca_token
@@ -125,6 +126,27 @@ async def test_no_realm(guest, url, broker, tmp_path):
     assert (code, out) == (2, b"")
     assert "configfs" in err
     assert broker.bodies == []
+
+
+async def test_a_real_realm_reads_configfs_and_its_logs(guest, url, broker, tmp_path, monkeypatch):
+    def tree(root):
+        kernel = Kernel(root)
+        kernel.report = lambda challenge: TAG + challenge
+        return kernel
+
+    monkeypatch.setattr("kbs_rim.realm.tsm.ConfigfsTree", tree)
+    for name in ("report", "ccel", "vmm"):
+        (tmp_path / name).mkdir() if name == "report" else (tmp_path / name).write_bytes(name.encode())
+    logs = ("--ccel", tmp_path / "ccel", "--vmm-log", tmp_path / "vmm")
+    code, out, err = await guest("k", "--broker", url, "--tsm-root", tmp_path / "report", *logs)
+    assert (code, out, err) == (0, SECRET, "")
+    assert dict(parse_evidence(EVIDENCE_JSON_TYPE, broker.bodies[0]).logs) == {LogKind.VMM: b"vmm", LogKind.CC: b"ccel"}
+
+
+async def test_plain_http_to_another_machine_is_warned_about(guest, vm):
+    code, out, err = await guest("k", "--broker", "http://192.0.2.1:9", "--deadline", "0.1", "--simulate", "--", *vm)
+    assert (code, out) == (2, b"")
+    assert "without TLS" in err
 
 
 @pytest.mark.parametrize(
