@@ -189,3 +189,35 @@ def test_a_hundred_mebibytes_take_seconds_at_most():
     memory.write(0x80000000, image)
     kvm.populate(memory, 0x80000000, len(image))
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (lambda rmm: rmm.rtt_create(0x80000000, 2), "RMI_ERROR_INPUT"),  # the start level exists already
+        (lambda rmm: rmm.rtt_create(0x80000000, 4), "RMI_ERROR_INPUT"),
+        (lambda rmm: (rmm.rtt_create(0x80000000, 3), rmm.rtt_create(0x80000000, 3)), "RMI_ERROR_RTT"),
+        (lambda rmm: rmm.init_ripas(0x80001000, 0x80001000), "RMI_ERROR_INPUT"),
+        (lambda rmm: rmm.init_ripas(0x80000800, 0x80002000), "RMI_ERROR_INPUT"),
+        (lambda rmm: rmm.data_create(0x80000000, b"short", measured=True), "RMI_ERROR_INPUT"),
+        (lambda rmm: rmm.rec_create(RecParams(3, 0, (0,) * 8)), "RMI_ERROR_INPUT"),
+        (lambda rmm: rmm.extend(1, b"x"), "RSI_ERROR_STATE"),
+        (lambda rmm: (rmm.activate(), rmm.extend(5, b"x")), "RSI_ERROR_INPUT"),
+        (lambda rmm: (rmm.activate(), rmm.activate()), "RMI_ERROR_REALM"),
+    ],
+)
+def test_commands_that_the_rmm_refuses(command, status):
+    kvm = host()
+    before = kvm.rmm.measurements.rim
+    with pytest.raises(RmmRefused) as refused:
+        command(kvm.rmm)
+    assert refused.value.status == status
+    assert kvm.rmm.measurements.rim == before
+
+
+def test_tables_inherit_the_ripas_of_the_entry_above():
+    """A data granule in RAM, then RIPAS again: the pages around it are RAM, and TF-RMM measures them once more."""
+    kvm, memory = host(), GuestMemory()
+    kvm.init_ripas(0x80000000, 2 * MIB)
+    kvm.populate(memory, 0x80000000, PAGE)
+    assert entries_of(kvm, 0x80001000, PAGE) == [(0x80001000, 0x80002000)]
