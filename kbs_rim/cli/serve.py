@@ -13,17 +13,12 @@ from kbs_rim.config import Settings, load_settings
 
 @click.command(name="serve")
 @click.option("-c", "--config", type=click.Path(path_type=Path), help="Configuration file (KBS_RIM_CONFIG).")
-@click.option("--migrate", is_flag=True, help="Bring the database to the current schema first.")
-def command(config: Path | None, *, migrate: bool) -> None:
+def command(config: Path | None) -> None:
     """Run the broker until SIGTERM or SIGINT; requests in flight are finished."""
     from kbs_rim.observability import configure_logging
 
     settings = load_settings(config).settings
     configure_logging(settings.service.log_level, settings.service.log_format, service=settings.service.name)
-    if migrate:
-        from kbs_rim.adapters.db.migrate import upgrade
-
-        asyncio.run(upgrade(settings.database.resolved_url().get_secret_value()))
     asyncio.run(_serve(settings))
 
 
