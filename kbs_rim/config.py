@@ -167,6 +167,7 @@ class SecretsSettings(_Section):
     """``[secrets]``: how secrets are kept and to which keys they may be sealed."""
 
     kek_file: Path | None = None
+    previous_kek_files: tuple[Path, ...] = ()
     legacy_rsa1_5: bool = False
 
 
@@ -186,6 +187,7 @@ class VerifierSettings(_Section):
     algorithms: tuple[SignatureAlgorithm, ...] = Field(("ES256",), min_length=1)
     profiles: tuple[str, ...] = Field(("tag:github.com,2023:veraison/ear",), min_length=1)
     developer: str | None = None
+    appraisal_policy_ids: tuple[str, ...] = ()
     max_age_s: int = Field(300, ge=1, le=86400)
     skew_s: int = Field(60, ge=0, le=600)
     realm_statuses: tuple[Literal["affirming", "warning"], ...] = Field(("affirming", "warning"), min_length=1)

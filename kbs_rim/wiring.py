@@ -68,7 +68,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         store = open_settings_store(settings)
         stack.push_async_callback(store.close)
         await store.health.check_store()
-        verifier = VeraisonVerifier(_veraison_settings(settings))
+        verifier = VeraisonVerifier(_veraison_settings(settings), settings.limits)
         stack.push_async_callback(verifier.close)
         executor = ThreadPoolExecutor(settings.appraisal.workers, thread_name_prefix="appraisal")
         stack.callback(executor.shutdown, wait=False, cancel_futures=True)
@@ -96,6 +96,7 @@ def ear_policy(settings: Settings) -> EarPolicy:
         algorithms=frozenset(verifier.algorithms),
         profiles=frozenset(verifier.profiles),
         developer=verifier.developer,
+        appraisal_policy_ids=frozenset(verifier.appraisal_policy_ids) or None,
         max_age_s=verifier.max_age_s,
         skew_s=verifier.skew_s,
         allow_published_keys=verifier.allow_published_keys,
@@ -107,7 +108,7 @@ def _applications(
     settings: Settings, store: Store, verifier: VeraisonVerifier, executor: ThreadPoolExecutor
 ) -> tuple[web.Application, web.Application]:
     clock, entropy, metrics = SystemClock(), secrets.token_bytes, Metrics()
-    kek = LocalKeyEncryptionKey.from_files([_kek_file(settings)])
+    kek = LocalKeyEncryptionKey.from_files([_kek_file(settings), *settings.secrets.previous_kek_files])
     metrics.test_mode.set(settings.service.test_mode)
     metrics.legacy_rsa1_5.set(settings.secrets.legacy_rsa1_5)
     broker = Broker(
