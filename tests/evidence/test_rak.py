@@ -102,6 +102,10 @@ COMPRESSED = bytes([2 + (Y[-1] & 1)]) + X
         b"\x04" + X + Y[:-1], b"\x04" + X + Y + b"\0",
         b"\x04" + X + Y[:-1] + bytes([Y[-1] ^ 1]), forge.raw_point(P256), b"\x04" + P384_P.to_bytes(48, "big") + Y,
     ],
+    ids=[
+        "compressed", "compressed-padded", "hybrid-prefix", "infinity", "zeros", "zero-coordinates", "short", "long", "off-curve",
+        "another-curve", "beyond-the-field",
+    ],
 )  # fmt: skip
 def test_wrong_raw_points(content):
     assert finding(rak_token(content, "legacy")) == "token.rak"
