@@ -242,6 +242,23 @@ async def test_rotated_key_is_looked_up_once(serving):
     assert [finding.id for finding in found] == ["verifier.discovery-key"]
 
 
+async def test_a_new_key_that_cannot_be_looked_up_does_not_lose_the_answer(serving):
+    app, _ = answering()
+    calls = []
+
+    @web.middleware
+    async def failing_later(request, handler):
+        if request.path == WELL_KNOWN:
+            calls.append(1)
+            if len(calls) > 1:
+                return web.Response(status=500)
+        return await handler(request)
+
+    app.middlewares.append(failing_later)
+    answer = await (await serving(app)).appraise(TOKEN, CHALLENGE)
+    assert (answer.attestation_result, len(calls)) == ("a.b.c", 2)
+
+
 async def test_unknown_key_makes_no_storm_of_discoveries(serving):
     counter = Counter()
     client = await serving(counter.wrap(reference(Fault.WRONG_KEY)))
@@ -318,6 +335,25 @@ async def test_readiness(serving):
     await (await serving(reference())).check()
     with pytest.raises(VerifierUnavailable, match="not ready"):
         await (await serving(reference(Fault.NOT_READY))).check()
+
+
+async def test_discovery_that_never_comes(serving):
+    app, _ = answering()
+
+    @web.middleware
+    async def slow(request, handler):
+        await asyncio.sleep(30)
+
+    app.middlewares.append(slow)
+    client = await serving(app, deadline_s=0.2)
+    with pytest.raises(VerifierUnavailable):
+        await client.check()
+    waiting = asyncio.create_task(client.check())
+    await asyncio.sleep(0.05)
+    await client.close()
+    with pytest.raises(VerifierUnavailable, match="closed"):
+        await waiting
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("verifier-")] == []
 
 
 async def test_closed_client_says_so(serving):

@@ -219,6 +219,8 @@ ANCHOR = (4, 3, 0)
         ((*FIRST, 1, 9), 1, "not read here"),
         ((*FIRST, 1), None, "is not a map"),
         ((*FIRST, 2), [b"k"], "a measurement has a member"),
+        (FIRST, {0: "cca.rpv", 1: {4: cbor2.CBORTag(560, bytes(32))}}, "RIM (cca.rim)"),
+        ((*REFERENCE, 1, 1), {0: "cca.rpv", 1: {4: cbor2.CBORTag(560, bytes(32))}}, "an RPV has 64 bytes"),
         ((*FIRST, 0), "cca.rem4", "invalid mkey 'cca.rem4'"),
         ((*FIRST, 0), "cca.rem2", "stands twice"),
     ],
@@ -412,6 +414,12 @@ def test_signature_outside_its_own_validity():
 def test_other_headers(header):
     root, middle, leaf = chain()
     refused(signed(corim(realm_comid()), [der(leaf), der(middle)], **header), roots=[root])
+
+
+def test_signature_algorithm():
+    root, middle, leaf = chain()
+    data = signed(corim(realm_comid()), [der(leaf), der(middle)], _1=-37)
+    assert "algorithm" in refused(data, "endorsement.signature", roots=[root])
 
 
 def test_a_signed_corim_does_not_nest():

@@ -215,8 +215,14 @@ class VeraisonVerifier:
             task = asyncio.create_task(self._fetch_discovery(), name="verifier-discovery")
             self._discovering = task
             task.add_done_callback(self._discovered)
-        # Shielded: one caller's deadline must not fail the others.
-        return await asyncio.shield(self._discovering)
+        task = self._discovering
+        try:
+            # Shielded: one caller's deadline must not fail the others.
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise VerifierUnavailable("the verifier's client is closed") from None
+            raise
 
     def _discovered(self, task: asyncio.Task[Discovery]) -> None:
         self._discovering = None
