@@ -337,7 +337,8 @@ async def test_readiness(serving):
         await (await serving(reference(Fault.NOT_READY))).check()
 
 
-async def test_discovery_that_never_comes(serving):
+def silent():
+    """An application that takes its time."""
     app, _ = answering()
 
     @web.middleware
@@ -345,9 +346,17 @@ async def test_discovery_that_never_comes(serving):
         await asyncio.sleep(30)
 
     app.middlewares.append(slow)
-    client = await serving(app, deadline_s=0.2)
-    with pytest.raises(VerifierUnavailable):
+    return app
+
+
+async def test_discovery_that_never_comes(serving):
+    client = await serving(silent(), deadline_s=0.2)
+    with pytest.raises(VerifierUnavailable, match=r"in time|within 0\.2 s"):
         await client.check()
+
+
+async def test_closing_while_somebody_waits(serving):
+    client = await serving(silent())
     waiting = asyncio.create_task(client.check())
     await asyncio.sleep(0.05)
     await client.close()
