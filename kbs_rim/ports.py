@@ -228,7 +228,7 @@ class KeyEncryptionKey(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Challenge:
-    """An issued challenge. ``value`` (64 bytes) commits to ``jwk`` through ``salt``; ``jwk`` is the canonical public JWK."""
+    """An issued challenge. ``value`` (64 bytes) commits to ``jwk`` through ``salt``; ``jwk`` is the public JWK with its ``alg``."""
 
     id: str
     secret: str

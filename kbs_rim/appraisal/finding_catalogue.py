@@ -39,7 +39,8 @@ _KEY = _entries(0, "key-refused", (
 _ANSWER = _entries(0, "answer-refused", (
     ("answer.unopenable", "The broker's answer is not a secret sealed to the guest's key in the way the guest asked for.", "Ask again over another path: somebody changed the key or the answer."),
 ))
-_REQUEST = _entries(0, "not-found", (
+# Step 9, like an unbound secret: which names exist is not told to a guest whose evidence is not in order.
+_REQUEST = _entries(9, "not-authorized", (
     ("request.secret-unknown", "No secret of this name is registered, or no workload may have it.", "Register the secret and bind it to a workload."),
 ))
 _ENVELOPE = _entries(1, "evidence-malformed", (
@@ -149,7 +150,7 @@ _RIM = _entries(5, "measurement-refused", (
     ("rim.image-unknown", "The log names an image that is not registered.", "Register the image, if you trust it."),
     ("rim.image-revoked", "The log names an image that was revoked.", "Boot a current image."),
     ("rim.image-size", "The logged size is not that of the registered image.", "The log lies about what was loaded, or the VMM loads another part."),
-    ("rim.image-alignment", "The image lies at an offset within a page for which no granule digests are registered.", "Register the image's content, or load it page aligned."),
+    ("rim.image-alignment", "The image lies at an offset within a page for which no granule digests are registered.", "Load it page aligned; granule digests are registered for page aligned images and for kvmtool's initrd."),
     ("rim.dialects", "No dialect of the replay is both allowed and within the limits.", "Look at the workload's rmm table."),
     ("rim.not-judged", "The RIM could not be recomputed.", "The findings of the earlier steps say why."),
     ("rim.mismatch", "No allowed replay of the log gives the RIM that the RMM signed.", "The host did something that is not in the log, or loaded other bytes."),
@@ -229,11 +230,11 @@ _CONFLICT = _entries(0, "conflict", (
     ("store.conflict", "The change contradicts what is stored.", "Look at the present state and try again."),
 ))
 _DOCUMENT = _entries(0, "document-refused", (
-    ("document.image", "The image document is not valid.", "Make it with kbs-rim image hash --json."),
+    ("document.image", "The image document is not valid.", "Let kbs-rim image add measure the file and send the document."),
     ("document.workload", "The workload document is not valid.", "See docs/workloads.md."),
     ("document.secret", "The path, key id or value of a secret is not valid.", "A path is repository/type/tag; a value has 1 to 65536 bytes."),
     ("document.platform", "The file is not a simulated platform.", "Make one with kbs-rim simulate --new-platform."),
-    ("document.principal", "The name or the lifetime of a principal is not valid.", "Use lower-case letters, digits, dots, dashes and underscores."),
+    ("document.principal", "The name or the lifetime of a principal is not valid.", "Use letters, digits, dots, dashes, underscores and @; a token lives for up to ten years."),
     ("document.text", "A name, reason or provenance is empty, too long or has characters that cannot be stored.", "Use printable text."),
     ("document.filter", "A filter of a query is not valid.", "See the documentation of the query."),
 ))

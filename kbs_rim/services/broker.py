@@ -156,7 +156,7 @@ class Broker:
             secret=secret,
             value=commitment(salt, key.thumbprint),
             salt=salt,
-            jwk=key.jwk,
+            jwk=key.to_jwk(),
             issued_at=now,
             expires_at=now + self._policy.challenge_lifetime,
         )
