@@ -39,7 +39,7 @@ from kbs_rim.ports import (
     VerifierAnswer,
     WorkloadReader,
 )
-from kbs_rim.sealing.guest_key import GuestKey, commitment, parse_guest_key
+from kbs_rim.sealing.guest_key import GuestKey, SealingAlgorithm, commitment, parse_guest_key
 from kbs_rim.sealing.jwe import SealedSecret, seal
 from kbs_rim.services.secrets import ReleaseVault
 
@@ -330,7 +330,9 @@ class Broker:
             ),
             registry_sequence=sequence,
         )
-        _log.info("released", ticket=attempt.ticket, secret=secret.path, version=version, request_id=attempt.request_id)
+        log = _log.warning if key.algorithm is SealingAlgorithm.RSA1_5 else _log.info
+        name = _sealing_name(key)
+        log("released", ticket=attempt.ticket, secret=secret.path, version=version, sealing=name, request_id=attempt.request_id)
         return Release(sealed, attempt.ticket)
 
     # --- records and refusals -----------------------------------------------------------------------------------------
