@@ -148,7 +148,9 @@ def _print_table(log: "TcgLog", descriptions: "tuple[EventDescription, ...]") ->
     for column in ("#", "Register", "Type", "What it says", "Digest"):
         table.add_column(column, overflow="fold")
     for event, description in zip(log.events, descriptions, strict=True):
-        digest = next((f"{name}:{value[:16]}..." for name, value in _digests(event).items() if event.measured), "not measured")
+        digest = (
+            next((f"{name}:{value[:16]}..." for name, value in _digests(event).items()), "no digest") if event.measured else "not measured"
+        )
         row = (str(event.number), _register(log.kind, event), description.type_name, description.text, digest)
         # Text, not markup: a log must not be able to colour, link or hide anything.
         table.add_row(*(Text(cell) for cell in row))
