@@ -6,6 +6,7 @@ that read have connections of their own. PostgreSQL: writers run at READ COMMITT
 readers see one snapshot (REPEATABLE READ, READ ONLY).
 """
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ _IDLE_IN_TRANSACTION_TIMEOUT_MS = 20_000
 """A replica that stalls inside a transaction must not hold up a revocation for ever."""
 _BUSY_TIMEOUT_MS = 10_000
 _CHECKOUT_TIMEOUT_S = 15
-_TRANSLATED = (SQLAlchemyError, OSError, TimeoutError, UnicodeError)
+_TRANSLATED = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, UnicodeError)
 """What drivers and pool raise. ``UnicodeError``: text with lone surrogates, refused before it reaches the engine."""
 
 
@@ -117,16 +118,18 @@ def _reason(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None) or getattr(cause, "errno", None)
     name = type(cause).__name__
-    if isinstance(cause, sqlite3.Error) and str(cause).startswith(("no such table", "unable to open", "database is locked")):
+    if isinstance(cause, sqlite3.Error) and str(cause).startswith("unable to open"):
+        return f"{cause}; kbs-rim db upgrade makes a new one"
+    if isinstance(cause, sqlite3.Error) and str(cause).startswith(("no such table", "database is locked")):
         return f"{name}: {cause}"
     return f"{name} {code}" if code else name
 
 
 def sqlite_engine(url: URL, *, pool_size: int, read_only: bool = False, create: bool = False, foreign_keys: bool = True) -> AsyncEngine:
     """An engine whose transactions are ours. ``create`` makes a missing file; otherwise a missing file is an error."""
-    path = quote(str(Path(url.database or "").absolute()))
+    path = Path(url.database or "").absolute()
     # A URI, because only that refuses to make an empty database where a path was mistyped.
-    target = f"sqlite+aiosqlite:///file:{path}?mode={'rwc' if create else 'rw'}&uri=true"
+    target = f"sqlite+aiosqlite:///file:{quote(str(path))}?mode={'rwc' if create else 'rw'}&uri=true"
     engine = create_async_engine(
         target,
         pool_size=pool_size,
@@ -143,6 +146,8 @@ def sqlite_engine(url: URL, *, pool_size: int, read_only: bool = False, create: 
         "PRAGMA secure_delete = ON",
         f"PRAGMA query_only = {'ON' if read_only else 'OFF'}",
     ]
+    if not create:
+        _look_before_connecting(engine, path)
     _on_connect(engine, pragmas)
     _on_begin(engine, "BEGIN" if read_only else "BEGIN IMMEDIATE")
     return engine
@@ -168,6 +173,15 @@ def postgres_engine(url: URL, *, pool_size: int) -> AsyncEngine:
         )
     except ModuleNotFoundError:
         raise ConfigurationError("database.url names PostgreSQL, but asyncpg is not installed: install kbs-rim[postgres]") from None
+
+
+def _look_before_connecting(engine: AsyncEngine, path: Path) -> None:
+    """Refuse a file that is not there before aiosqlite starts a thread for it, which would outlive a short-lived event loop."""
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def look(*_unused: Any) -> None:
+        if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
+            raise sqlite3.OperationalError("unable to open database file")
 
 
 def _on_connect(engine: AsyncEngine, statements: Iterable[str]) -> None:
