@@ -1,0 +1,100 @@
+"""What an administrator does before the first realm may have a secret. All of it through ``kbs-rim``, as anybody would."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demo.images import Image, sha256_of
+from demo.programs import Cli
+from demo.realms import EVERY, QEMU_FIRMWARE, REM0_AFTER_BOOT, VALUES, Vm, rebuilt, workload_text
+from demo.site import Site
+
+TEMPLATES = Path(__file__).parent / "workloads"
+_NAMES = {
+    "linux": ("kernel", "Debian installer kernel"),
+    "initrd.gz": ("initrd", "Debian installer initrd"),
+    "QEMU_EFI.fd": ("firmware", "EDK2 for QEMU"),
+    "initrd-b.gz": ("initrd", "initrd of tenant B"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What exists before any service runs: image files, and what each VM will look like (``kbs-rim simulate --json``)."""
+
+    images: dict[str, Image]
+    layouts: Mapping[str, Any]
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Image files by name."""
+        return {name: image.path for name, image in self.images.items()}
+
+
+def prepare(site: Site, images: Mapping[str, Image]) -> Prepared:
+    """Make the other tenant's initrd, the machines with their endorsements, the device trees, and the broker's key."""
+    (site.folder / "endorsements").mkdir()
+    known = {**images, "initrd-b.gz": _other_initrd(images["initrd.gz"], site.folder / "initrd-b.gz")}
+    paths = {name: image.path for name, image in known.items()}
+    layouts = {vm.workload: _plan(site, vm, paths) for vm in EVERY}
+    for vm in EVERY:
+        tree = site.folder / vm.device_tree
+        origin = {"origin": "made by the VMM for this VM", "vm": vm.workload, "file-sha256": sha256_of(tree)}
+        known[vm.device_tree] = Image(tree, origin["file-sha256"], origin)
+    site.local.must("secret", "new-kek", str(site.folder / "kek"))
+    return Prepared(known, layouts)
+
+
+def _other_initrd(initrd: Image, path: Path) -> Image:
+    path.write_bytes(rebuilt(initrd.path.read_bytes()))
+    digest = sha256_of(path)
+    return Image(path, digest, {"origin": "rebuilt by tenant B", "rebuilt-from": initrd.sha256, "file-sha256": digest})
+
+
+def _plan(site: Site, vm: Vm, images: Mapping[str, Path]) -> Any:
+    """Let the simulator say what the VM will look like; write its device tree and its machine's endorsements.
+
+    One maker endorses its machine by a CoRIM, the other by a CoMID in JSON: the verifier reads both.
+    """
+    suffix = "json" if vm.platform == QEMU_FIRMWARE.platform else "cbor"
+    platform = ["--platform", str(site.folder / f"{vm.platform}.json"), "--new-platform"]
+    endorsements = ["--endorsements-out", str(site.folder / "endorsements" / f"{vm.platform}.{suffix}")]
+    tree = ["--dtb-out", str(site.folder / vm.device_tree)]
+    return site.local.json("simulate", *vm.arguments(images), *platform, *tree, *endorsements)
+
+
+def add_people(site: Site) -> None:
+    """Create the database, an administrator and an auditor; their tokens go to files."""
+    site.local.must("db", "upgrade")
+    for role in ("admin", "auditor"):
+        token = site.local.must("principal", "add", f"demo-{role}", "--role", role).stdout
+        file = site.folder / f"{role}.token"
+        file.touch(mode=0o600)
+        file.write_bytes(token)
+
+
+def register(admin: Cli, site: Site, prepared: Prepared) -> dict[str, str]:
+    """Register images, workloads and secrets; return image name -> image id."""
+    ids = {name: _add_image(admin, name, image) for name, image in prepared.images.items()}
+    for vm in EVERY:
+        names = {
+            "linux": ids["linux"],
+            "initrd": ids["initrd.gz"],
+            "initrd_b": ids["initrd-b.gz"],
+            "firmware": ids["QEMU_EFI.fd"],
+            "device_tree": ids[vm.device_tree],
+            "rem0": REM0_AFTER_BOOT,
+        }
+        file = site.folder / f"{vm.workload}.toml"
+        file.write_text(workload_text((TEMPLATES / file.name).read_text(), names))
+        admin.must("workload", "add", str(file))
+    for vm in EVERY:
+        admin.must("secret", "add", vm.key, "--key-id", vm.workload, "--workload", vm.workload, "--value-file", "-", stdin=VALUES[vm.key])
+    return ids
+
+
+def _add_image(admin: Cli, name: str, image: Image) -> str:
+    role, title = _NAMES.get(name, ("device-tree", f"device tree of {name.removesuffix('.dtb')}"))
+    provenance = [part for key, value in image.provenance.items() for part in ("--provenance", f"{key}={value}")]
+    return admin.must("image", "add", str(image.path), "--name", title, "--role", role, *provenance).stdout.decode().strip()
