@@ -27,8 +27,8 @@ def _row_number() -> sa.Column[int]:
     return sa.Column("number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True)
 
 
-def _moment(name: str, *, nullable: bool = False) -> sa.Column[object]:
-    return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)
+def _moment(name: str, *, primary_key: bool = False, nullable: bool = False) -> sa.Column[object]:
+    return sa.Column(name, sa.DateTime(timezone=True), primary_key=primary_key, nullable=nullable)
 
 
 def _bytes(name: str, *, primary_key: bool = False) -> sa.Column[bytes]:
@@ -240,7 +240,7 @@ def _records() -> None:
         _index("appraisals", column, "at", "id")
     for table, column in (("appraisal_findings", "finding"), ("appraisal_images", "image_id")):
         appraisal = _text("appraisal_id", sa.ForeignKey("appraisals.id"), primary_key=True)
-        op.create_table(table, _text(column, primary_key=True), appraisal)
+        op.create_table(table, _text(column, primary_key=True), _moment("at", primary_key=True), appraisal)
     op.create_table(
         "releases",
         _row_number(),

@@ -323,10 +323,11 @@ class AppraisalRow(Base):
 
 
 class AppraisalFindingRow(Base):
-    """A finding id of an appraisal."""
+    """A finding id of an appraisal. ``at`` is repeated, so that the newest ones are found without reading all."""
 
     __tablename__ = "appraisal_findings"
     finding: Mapped[Key]
+    at: Mapped[datetime] = mapped_column(primary_key=True)
     appraisal_id: Mapped[str] = mapped_column(ForeignKey("appraisals.id"), primary_key=True)
 
 
@@ -335,6 +336,7 @@ class AppraisalImageRow(Base):
 
     __tablename__ = "appraisal_images"
     image_id: Mapped[Key]
+    at: Mapped[datetime] = mapped_column(primary_key=True)
     appraisal_id: Mapped[str] = mapped_column(ForeignKey("appraisals.id"), primary_key=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Insert, Select, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.models import AppraisalFindingRow, AppraisalImageRow, AppraisalRow, ChangeRow, PayloadRow, ReleaseRow
@@ -18,6 +19,8 @@ from kbs_rim.ledger.canonical import canonical_json
 from kbs_rim.ledger.records import AppraisalRecord, ChangeRecord, ReleaseRecord, VerdictKind
 from kbs_rim.ports import AppraisalFilter
 
+_Moments = InstrumentedAttribute[datetime]
+_Texts = InstrumentedAttribute[str]
 _QUERY_COLUMN_CHARACTERS = 200
 """Longest text in an indexed column: a guest chooses the name of the secret it asks for, and index entries are bounded."""
 
@@ -41,8 +44,8 @@ class Records:
             for digest in sorted(contents):
                 await session.execute(self._store_once(digest, record.at, contents[digest]))
             await session.execute(insert(AppraisalRow).values(_appraisal_columns(record)))
-            findings = [{"finding": finding, "appraisal_id": record.id} for finding in record.finding_ids]
-            images = [{"image_id": image, "appraisal_id": record.id} for image in _images_of(record)]
+            findings = [{"finding": finding, "at": record.at, "appraisal_id": record.id} for finding in record.finding_ids]
+            images = [{"image_id": image, "at": record.at, "appraisal_id": record.id} for image in _images_of(record)]
             if findings:
                 await session.execute(insert(AppraisalFindingRow), findings)
             if images:
@@ -87,10 +90,11 @@ class RecordQueries:
     async def list_appraisals(self, condition: AppraisalFilter) -> list[AppraisalRecord]:
         """See ``ports.RecordReader``. ``after`` is inclusive, ``before`` exclusive; raise ``NotFound`` for an unknown cursor."""
         async with self._database.reading() as session:
-            query = _filtered(condition).order_by(AppraisalRow.at.desc(), AppraisalRow.id.desc()).limit(condition.limit)
+            query, at, identity = _filtered(condition)
+            query = query.order_by(at.desc(), identity.desc()).limit(condition.limit)
             if condition.cursor is not None:
                 last = await _appraisal_row(session, condition.cursor)
-                query = query.where(tuple_(AppraisalRow.at, AppraisalRow.id) < tuple_(last.at, last.id))
+                query = query.where(tuple_(at, identity) < tuple_(last.at, last.id))
             return [_appraisal(row) for row in await session.scalars(query)]
 
     async def get_appraisal(self, appraisal_id: str) -> tuple[AppraisalRecord, list[ReleaseRecord]]:
@@ -157,8 +161,17 @@ def _appraisal_columns(record: AppraisalRecord) -> dict[str, Any]:
     }
 
 
-def _filtered(condition: AppraisalFilter) -> Select[AppraisalRow]:
-    query = select(AppraisalRow)
+def _filtered(condition: AppraisalFilter) -> tuple[Select[AppraisalRow], _Moments, _Texts]:
+    """Return the query, and the columns of time and id to order it by: those of the table whose index selects."""
+    query, at, identity = select(AppraisalRow), AppraisalRow.at, AppraisalRow.id
+    if condition.image is not None:
+        query = query.join(AppraisalImageRow, AppraisalImageRow.appraisal_id == AppraisalRow.id)
+        query = query.where(AppraisalImageRow.image_id == _column(condition.image))
+        at, identity = AppraisalImageRow.at, AppraisalImageRow.appraisal_id
+    if condition.finding is not None:
+        query = query.join(AppraisalFindingRow, AppraisalFindingRow.appraisal_id == AppraisalRow.id)
+        query = query.where(AppraisalFindingRow.finding == _column(condition.finding))
+        at, identity = AppraisalFindingRow.at, AppraisalFindingRow.appraisal_id
     if condition.verdict is not None:
         query = query.where(AppraisalRow.verdict == condition.verdict.value)
     if condition.secret is not None:
@@ -168,16 +181,10 @@ def _filtered(condition: AppraisalFilter) -> Select[AppraisalRow]:
     if condition.instance_id is not None:
         query = query.where(AppraisalRow.instance_id == _column(condition.instance_id.lower()))
     if condition.after is not None:
-        query = query.where(AppraisalRow.at >= condition.after)
+        query = query.where(at >= condition.after)
     if condition.before is not None:
-        query = query.where(AppraisalRow.at < condition.before)
-    if condition.finding is not None:
-        with_finding = select(AppraisalFindingRow.appraisal_id).where(AppraisalFindingRow.finding == _column(condition.finding))
-        query = query.where(AppraisalRow.id.in_(with_finding))
-    if condition.image is not None:
-        with_image = select(AppraisalImageRow.appraisal_id).where(AppraisalImageRow.image_id == _column(condition.image))
-        query = query.where(AppraisalRow.id.in_(with_image))
-    return query
+        query = query.where(at < condition.before)
+    return query, at, identity
 
 
 async def _appraisal_row(session: AsyncSession, appraisal_id: str) -> AppraisalRow:
