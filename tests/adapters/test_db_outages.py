@@ -218,6 +218,24 @@ async def test_a_reader_sees_one_snapshot(database_url: str) -> None:
     await store.close()
 
 
+async def test_a_writer_is_not_given_what_a_reader_asked_of_the_connection(postgres_url: str) -> None:
+    opened = open_store(postgres_url, pool_size=1)
+    async with opened.database.writing() as session:
+        database_name = await session.scalar(text("SELECT current_database()"))
+        await session.execute(text(f"ALTER DATABASE {database_name} SET default_transaction_isolation = 'serializable'"))
+    await opened.close()
+    store = open_store(postgres_url, pool_size=1)
+    for _ in range(2):
+        for transaction, expected in (
+            (store.database.reading, ("repeatable read", "on")),
+            (store.database.writing, ("read committed", "off")),
+        ):
+            async with transaction() as session:
+                isolation = await session.scalar(text("SHOW transaction_isolation"))
+                assert (isolation, await session.scalar(text("SHOW transaction_read_only"))) == expected
+    await store.close()
+
+
 async def test_sqlite_is_durable_and_checks_foreign_keys(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     for transaction in (database.writing, database.reading):

@@ -153,8 +153,11 @@ def sqlite_engine(url: URL, *, pool_size: int, read_only: bool = False, create: 
     return engine
 
 
-def postgres_engine(url: URL, *, pool_size: int) -> AsyncEngine:
-    """An engine that notices dead connections before it uses them. Raise ``ConfigurationError`` if asyncpg is missing."""
+def postgres_engine(url: URL, *, pool_size: int, statement_timeout_s: int | None = _STATEMENT_TIMEOUT_S) -> AsyncEngine:
+    """An engine that notices dead connections before it uses them. Raise ``ConfigurationError`` if asyncpg is missing.
+
+    READ COMMITTED whatever the server's default is: after waiting for a lock, a statement must see what was committed meanwhile.
+    """
     settings = {
         "application_name": "kbs_rim",
         "timezone": "UTC",
@@ -168,8 +171,9 @@ def postgres_engine(url: URL, *, pool_size: int) -> AsyncEngine:
             max_overflow=0,
             pool_timeout=_CHECKOUT_TIMEOUT_S,
             pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
             hide_parameters=True,
-            connect_args={"timeout": _CONNECT_TIMEOUT_S, "command_timeout": _STATEMENT_TIMEOUT_S, "server_settings": settings},
+            connect_args={"timeout": _CONNECT_TIMEOUT_S, "command_timeout": statement_timeout_s, "server_settings": settings},
         )
     except ModuleNotFoundError:
         raise ConfigurationError("database.url names PostgreSQL, but asyncpg is not installed: install kbs-rim[postgres]") from None

@@ -26,6 +26,8 @@ from kbs_rim.errors import ConfigurationError, StoreUnavailable
 MIGRATION_LOCK = 0x6B62735F72696D02
 """Advisory lock key on PostgreSQL: of several replicas that migrate at once, one does and the others find it done."""
 
+_TABLE_LOCK_TIMEOUT_MS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:
@@ -95,7 +97,7 @@ def _engine(url: str) -> AsyncEngine:
     if address.get_backend_name() == "sqlite":
         # Rebuilding a table drops the old one, which its children's foreign keys would forbid; they are checked at the end.
         return sqlite_engine(address, pool_size=1, foreign_keys=False)
-    return postgres_engine(address, pool_size=1)
+    return postgres_engine(address, pool_size=1, statement_timeout_s=None)
 
 
 def _create_private_file(url: str) -> None:
@@ -117,7 +119,10 @@ def _current(connection: Connection) -> Migration:
 
 def _upgrade(connection: Connection, config: Config) -> Migration:
     if connection.dialect.name == "postgresql":
+        # Another replica may migrate for long; but once it is our turn, no table lock may hold up those who serve.
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        connection.execute(text(f"SET LOCAL lock_timeout = {_TABLE_LOCK_TIMEOUT_MS}"))
     before = MigrationContext.configure(connection).get_current_revision()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
