@@ -15,10 +15,12 @@ from kbs_rim.adapters.db import Store, open_store
 from kbs_rim.adapters.db.engine import Database, normalise_url, storable
 from kbs_rim.adapters.db.migrate import upgrade
 from kbs_rim.adapters.db.models import Base, UtcDateTime
+from kbs_rim.appraisal.workload import Role
 from kbs_rim.errors import ConfigurationError, StoreUnavailable
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.ports import AppraisalFilter, Challenge, ImageState, Principal, PrincipalRole
 from tests.postgres import PostgresServer, _binaries
-from tests.registry_values import AT, appraisal, challenge, change, image, release, sealed
+from tests.registry_values import AT, appraisal, challenge, change, image, kernel_bytes, release, sealed, workload
 
 
 def every_call(store: Store) -> dict:
@@ -74,6 +76,35 @@ async def test_a_database_without_tables_is_unavailable(store: Store) -> None:
         for table in reversed(Base.metadata.sorted_tables):
             await session.execute(text(f"DROP TABLE {table.name}"))
     await assert_all_unavailable(store)
+
+
+@pytest.mark.parametrize(
+    ("damage", "call"),
+    [
+        ("UPDATE images SET measurements = '{}'", "list_images"),
+        ("UPDATE images SET measurements = 'not json'", "list_images"),
+        ("UPDATE image_granules SET digests = substr(digests, 2)", "find_images"),
+        ("UPDATE workload_revisions SET document = '{}'", "list_workloads"),
+        ("UPDATE appraisals SET document = '{}'", "get_appraisal"),
+        ("UPDATE appraisals SET document = 'not json'", "list_appraisals"),
+        ("DELETE FROM registry_state", "registry_sequence"),
+        ("DELETE FROM registry_state", "append_release"),
+        ("DELETE FROM registry_state", "check_store"),
+    ],
+)
+async def test_what_is_damaged_in_the_database_is_our_fault(store: Store, damage: str, call: str) -> None:
+    kernel, tree = image(kernel_bytes(), roles=(Role.KERNEL,)), image(b"tree", roles=(Role.DEVICE_TREE,))
+    for record in (kernel, tree):
+        await store.images.add_image(record, change())
+    await store.workloads.add_workload(workload("web", kernel, tree), change())
+    await store.records.append_appraisal(appraisal("x"), {})
+    async with store.database.writing() as session:
+        await session.execute(text(damage))
+    calls = every_call(store) | {
+        "find_images": lambda: store.images.find_images([("sha-256", kernel.measurements.digests[HashAlgorithm.SHA256])])
+    }
+    with pytest.raises(StoreUnavailable):
+        await calls[call]()
 
 
 async def test_a_sqlite_file_that_is_missing_is_unavailable_and_not_made(tmp_path: Path) -> None:

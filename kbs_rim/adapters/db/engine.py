@@ -6,6 +6,7 @@ that read have connections of their own. PostgreSQL: writers run at READ COMMITT
 readers see one snapshot (REPEATABLE READ, READ ONLY).
 """
 
+import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
@@ -29,8 +30,11 @@ _IDLE_IN_TRANSACTION_TIMEOUT_MS = 20_000
 """A replica that stalls inside a transaction must not hold up a revocation for ever."""
 _BUSY_TIMEOUT_MS = 10_000
 _CHECKOUT_TIMEOUT_S = 15
-_TRANSLATED = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, UnicodeError)
-"""What drivers and pool raise. ``UnicodeError``: text with lone surrogates, refused before it reaches the engine."""
+_TRANSLATED = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, UnicodeError, json.JSONDecodeError)
+"""What drivers and pool raise. ``UnicodeError``: text with lone surrogates, refused before it reaches the engine.
+
+``JSONDecodeError``: a document that somebody damaged in the database.
+"""
 
 
 def normalise_url(text: str) -> URL:

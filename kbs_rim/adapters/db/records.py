@@ -14,7 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.models import AppraisalFindingRow, AppraisalImageRow, AppraisalRow, ChangeRow, PayloadRow, ReleaseRow
 from kbs_rim.adapters.db.registry_state import read_sequence, unchanged_registry
-from kbs_rim.errors import Conflict, NotFound
+from kbs_rim.errors import Conflict, NotFound, StoreUnavailable
 from kbs_rim.ledger.canonical import canonical_json
 from kbs_rim.ledger.records import AppraisalRecord, ChangeRecord, ReleaseRecord, VerdictKind
 from kbs_rim.ports import AppraisalFilter
@@ -196,22 +196,25 @@ async def _appraisal_row(session: AsyncSession, appraisal_id: str) -> AppraisalR
 
 def _appraisal(row: AppraisalRow) -> AppraisalRecord:
     """Read the document back. ``digest()`` of the result is the stored one, or the row was tampered with."""
-    document = json.loads(row.document)
-    return AppraisalRecord(
-        id=document["id"],
-        at=datetime.fromisoformat(document["at"]),
-        verdict=VerdictKind(document["verdict"]),
-        secret=document["secret"],
-        workload=document["workload"],
-        workload_revision=document["workload_revision"],
-        findings=tuple(document["findings"]),
-        inputs=document["inputs"],
-        facts=document["facts"],
-        durations_us=document["durations_us"],
-        config_digest=document["config_digest"],
-        request_id=document["request_id"],
-        software=document["software"],
-    )
+    try:
+        document = json.loads(row.document)
+        return AppraisalRecord(
+            id=document["id"],
+            at=datetime.fromisoformat(document["at"]),
+            verdict=VerdictKind(document["verdict"]),
+            secret=document["secret"],
+            workload=document["workload"],
+            workload_revision=document["workload_revision"],
+            findings=tuple(document["findings"]),
+            inputs=document["inputs"],
+            facts=document["facts"],
+            durations_us=document["durations_us"],
+            config_digest=document["config_digest"],
+            request_id=document["request_id"],
+            software=document["software"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreUnavailable(f"the database holds a damaged appraisal ({row.id})") from error
 
 
 def _release(row: ReleaseRow) -> ReleaseRecord:
