@@ -38,6 +38,8 @@ class Limits:
     log_events: int = _limit(8192, "events", "the longest real log seen has 120")
     log_algorithms: int = _limit(8, "algorithms", "TCG defines fewer hash algorithms in use")
     event_bytes: int = _limit(1 * MIB, "bytes", "ceiling recommended by the PC Client profile")
+    log_items: int = _limit(512 * KIB, "items", "8192 records of a canonical event log in JSON have 50 tokens each")
+    ima_name_bytes: int = _limit(255, "bytes", "IMA's longest built-in template format has 67")
     device_path_nodes: int = _limit(64, "nodes", "real boot entries have fewer than 10")
     image_records: int = _limit(16, "records", "no VMM loads more than five images")
     ripas_records: int = _limit(64, "records", "one is normal")

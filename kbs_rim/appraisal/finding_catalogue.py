@@ -133,6 +133,10 @@ _LOG = _entries(4, "log-refused", (
     ("log.event-size", "A record's size field is larger than what follows or than the limit.", "The log is damaged or hostile."),
     ("log.event-data", "A record's data does not have the structure of its type.", "The log is damaged or hostile."),
     ("log.index", "A record has a register index that this kind of log may not use.", "No index is read under another numbering."),
+    ("log.encoding", "A canonical event log is not well-formed in its encoding.", "The log is damaged or hostile, or has another encoding than it was sent as."),
+    ("log.recnum", "A record's number does not follow those before it.", "The log is damaged or hostile, or records are missing."),
+    ("log.content", "A record's content is not of the shape of its type, or of a type that is reserved.", "The log is damaged or hostile."),
+    ("log.table", "The CCEL ACPI table is malformed, or the log area does not fit it.", "Read table and log area from one boot."),
 ))
 _PLAN = _entries(4, "log-refused", (
     ("plan.realm-create", "The log has no REALM_CREATE, more than one, or something before it.", "Exactly one realm create, first."),
