@@ -13,8 +13,8 @@ help: ## list these commands
 venv: ## make .venv from the hashed lock file, with kbs-rim installed in it (PYTHON=... chooses the interpreter)
 	@tools/venv.sh
 
-demo: venv ## three real realms get their secrets, and the attacks are refused (IMAGES=DIR takes images from a folder)
-	@.venv/bin/python tools/demo/run.py
+demo: venv ## three real realms get their secrets, and the attacks are refused (IMAGES=DIR takes images from a folder, ARGS=--keep)
+	@.venv/bin/python tools/demo/run.py $(ARGS)
 
 test: venv ## run every test on SQLite and PostgreSQL, with coverage (JOBS=2, ARGS="tests/evidence -k cbor")
 	@tools/postgres.sh

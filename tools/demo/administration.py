@@ -1,7 +1,9 @@
 """What an administrator does before the first realm may have a secret. All of it through ``kbs-rim``, as anybody would."""
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ class Prepared:
 
 
 def prepare(site: Site, images: Mapping[str, Image]) -> Prepared:
-    """Make the other tenant's initrd, the machines with their endorsements, the device trees, and the broker's key."""
+    """Make the other tenant's initrd, the machines with their endorsements, and the device trees."""
     (site.folder / "endorsements").mkdir()
     known = {**images, "initrd-b.gz": _other_initrd(images["initrd.gz"], site.folder / "initrd-b.gz")}
     paths = {name: image.path for name, image in known.items()}
@@ -42,7 +44,6 @@ def prepare(site: Site, images: Mapping[str, Image]) -> Prepared:
         tree = site.folder / vm.device_tree
         origin = {"origin": "made by the VMM for this VM", "vm": vm.workload, "file-sha256": sha256_of(tree)}
         known[vm.device_tree] = Image(tree, origin["file-sha256"], origin)
-    site.local.must("secret", "new-kek", str(site.folder / "kek"))
     return Prepared(known, layouts)
 
 
@@ -61,11 +62,12 @@ def _plan(site: Site, vm: Vm, images: Mapping[str, Path]) -> Any:
     platform = ["--platform", str(site.folder / f"{vm.platform}.json"), "--new-platform"]
     endorsements = ["--endorsements-out", str(site.folder / "endorsements" / f"{vm.platform}.{suffix}")]
     tree = ["--dtb-out", str(site.folder / vm.device_tree)]
-    return site.local.json("simulate", *vm.arguments(images), *platform, *tree, *endorsements)
+    return site.local.json("simulate", *vm.arguments(images), *tree, *platform, *endorsements, echo=True)
 
 
-def add_people(site: Site) -> None:
-    """Create the database, an administrator and an auditor; their tokens go to files."""
+def found(site: Site) -> None:
+    """Create the broker's key, its database, an administrator and an auditor; their tokens go to files."""
+    site.local.must("secret", "new-kek", str(site.folder / "kek"))
     site.local.must("db", "upgrade")
     for role in ("admin", "auditor"):
         token = site.local.must("principal", "add", f"demo-{role}", "--role", role).stdout
@@ -74,9 +76,9 @@ def add_people(site: Site) -> None:
         file.write_bytes(token)
 
 
-def register(admin: Cli, site: Site, prepared: Prepared) -> dict[str, str]:
+def register(admin: Cli, site: Site, prepared: Prepared, crew: Executor) -> dict[str, str]:
     """Register images, workloads and secrets; return image name -> image id."""
-    ids = {name: _add_image(admin, name, image) for name, image in prepared.images.items()}
+    ids = dict(zip(prepared.images, crew.map(partial(_add_image, admin), *zip(*prepared.images.items(), strict=True)), strict=True))
     for vm in EVERY:
         names = {
             "linux": ids["linux"],

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 from demo.guests import GOT_IT, Guests, Told, told_by
@@ -28,32 +29,34 @@ class Theatre:
     admin: Cli
     auditor: Cli
     images: dict[str, str]
+    crew: ThreadPoolExecutor
     released: list[str] = field(default_factory=list)
-    background: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _late: "Future[Told] | None" = None
     _captured: Message | None = None
+    _capturing: Lock = field(default_factory=Lock)
 
-    def honest(self, vm: Vm, broker_url: str | None = None) -> Told:
+    def honest(self, vm: Vm, broker_url: str | None = None, *, echo: bool = False) -> Told:
         """Let a VM ask without any lie; note the ticket of what was released."""
-        told = self.guests.ask(vm, broker_url or self.broker.guest_url)
+        told = self.guests.ask(vm, broker_url or self.broker.guest_url, echo=echo)
         if told.code == GOT_IT and told.ticket:
             self.released.append(told.ticket)
         return told
 
     def captured(self) -> Message | Told:
         """Return good evidence that passed an eavesdropper, or what the guest was told if it did not get its secret."""
-        if self._captured is None:
-            network = Network()
-            with Wire(self.broker.guest_url, network) as wire:
-                told = self.honest(QEMU_FIRMWARE, wire.url)
-            if told.code != GOT_IT:
-                return told
-            self._captured = network.evidence
-        return self._captured
+        with self._capturing:
+            if self._captured is None:
+                network = Network()
+                with Wire(self.broker.guest_url, network) as wire:
+                    told = self.honest(QEMU_FIRMWARE, wire.url)
+                if told.code != GOT_IT:
+                    return told
+                self._captured = network.evidence
+            return self._captured
 
     def send_late_evidence(self) -> None:
         """Start the one attack that has to wait, beside everything else."""
-        self._late = self.background.submit(self._late_evidence)
+        self._late = self.crew.submit(self._late_evidence)
 
     def late(self) -> Told:
         """Return how it went."""
@@ -68,7 +71,7 @@ class Theatre:
 class Attack:
     """One attack. ``told`` is the code for the attacker, ``findings`` must all be in the record, whose verdict is ``verdict``.
 
-    An attack with ``findings`` empty never gets as far as an appraisal.
+    An attack with ``findings`` empty never gets as far as an appraisal; ``instead`` is why.
     """
 
     title: str
@@ -76,6 +79,16 @@ class Attack:
     told: str
     findings: tuple[str, ...] = ()
     verdict: str = "refused"
+    instead: str = "no evidence was judged"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Attacks of one kind; ``together``: they do not disturb each other."""
+
+    title: str
+    attacks: Sequence[Attack]
+    together: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +226,8 @@ def _auditor_revokes(theatre: Theatre) -> Told:
 
 _TOKEN, _CHALLENGE, _EVIDENCE, _PLATFORM = "realm-token-refused", "challenge-refused", "evidence-malformed", "platform-refused"
 _LOG, _MEASUREMENT, _BOOT = "log-refused", "measurement-refused", "boot-plan-refused"
-GROUPS: tuple[tuple[str, Sequence[Attack]], ...] = (
-    (
+GROUPS = (
+    Group(
         "On the wire",
         (
             Attack(
@@ -232,7 +245,12 @@ GROUPS: tuple[tuple[str, Sequence[Attack]], ...] = (
             Attack(
                 title="hold evidence back until its challenge expired", act=Theatre.late, told=_CHALLENGE, findings=("challenge.expired",)
             ),
-            Attack(title="swap the guest's key (the guest notices)", act=_swap_key, told="guest.challenge-not-ours"),
+            Attack(
+                title="swap the guest's key (the guest notices)",
+                act=_swap_key,
+                told="guest.challenge-not-ours",
+                instead="the guest sent no evidence",
+            ),
             Attack(
                 title="swap the key and forge the challenge (the broker notices)",
                 act=_swap_key_and_forge_challenge,
@@ -241,17 +259,19 @@ GROUPS: tuple[tuple[str, Sequence[Attack]], ...] = (
             ),
         ),
     ),
-    (
+    Group(
         "Token and platform",
         (
-            Attack(title="answer an old nonce", act=_lie("replayed-nonce"), told=_TOKEN, findings=("realm.challenge",)),
             Attack(
-                title="realm token spliced to another's platform token",
+                title="replayed nonce: a token for an old challenge", act=_lie("replayed-nonce"), told=_TOKEN, findings=("realm.challenge",)
+            ),
+            Attack(
+                title="realm token spliced to another platform's token",
                 act=_lie("spliced-platform-token"),
                 told=_TOKEN,
                 findings=("realm.binding",),
             ),
-            Attack(title="platform in debug state", act=_lie("debug-platform"), told=_PLATFORM, findings=("platform.lifecycle",)),
+            Attack(title="debug platform", act=_lie("debug-platform"), told=_PLATFORM, findings=("platform.lifecycle",)),
             Attack(
                 title="duplicate CBOR keys, forged half last",
                 act=_lie("duplicate-keys-forged-last"),
@@ -267,7 +287,7 @@ GROUPS: tuple[tuple[str, Sequence[Attack]], ...] = (
             Attack(title="duplicate CBOR keys, one as text", act=_lie("duplicate-keys-text"), told=_EVIDENCE, findings=("cbor.key-type",)),
         ),
     ),
-    (
+    Group(
         "What the host boots",
         (
             Attack(title="tampered kernel", act=_lie("tampered-kernel"), told=_MEASUREMENT, findings=("rim.mismatch",)),
@@ -298,17 +318,17 @@ GROUPS: tuple[tuple[str, Sequence[Attack]], ...] = (
             Attack(title="REM extended without explanation", act=_lie("rem-moved"), told=_MEASUREMENT, findings=("rem.mismatch",)),
         ),
     ),
-    (
+    Group(
         "Bombs",
         (
             Attack(title="log record of 4 GiB", act=_lie("log-bomb-size"), told=_LOG, findings=("log.event-size",)),
             Attack(title="log record with 4 billion digests", act=_lie("log-bomb-count"), told=_LOG, findings=("log.digests",)),
             Attack(title="log of a megabyte of records", act=_lie("log-bomb-records"), told=_LOG, findings=("log.too-large",)),
             Attack(title="an exabyte of RAM in the log", act=_lie("ripas-bomb"), told=_LOG, findings=("plan.ripas",)),
-            Attack(title="evidence of 3 MiB of brackets", act=_huge_body, told="too-large"),
+            Attack(title="evidence of 3 MiB of brackets", act=_huge_body, told="too-large", instead="the body was not read"),
         ),
     ),
-    (
+    Group(
         "The verifier",
         (
             Attack(
@@ -337,6 +357,10 @@ GROUPS: tuple[tuple[str, Sequence[Attack]], ...] = (
                 findings=("verifier.evidence-mismatch",),
             ),
         ),
+        together=False,  # there is one verifier
     ),
-    ("Administration", (Attack(title="an auditor revokes an image", act=_auditor_revokes, told="access.role"),)),
+    Group(
+        "Administration",
+        (Attack(title="an auditor revokes an image", act=_auditor_revokes, told="access.role", instead="an auditor only reads"),),
+    ),
 )

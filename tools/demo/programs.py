@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Cli:
         return json.loads(self.must(*arguments, "--json", echo=echo).stdout)
 
 
-def short_form(arguments: tuple[str, ...]) -> str:
+def short_form(arguments: Sequence[str]) -> str:
     """Return a command for people: files by name, image ids and keys cut."""
     return shlex.join(["kbs-rim", *map(_short, arguments)])
 

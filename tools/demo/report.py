@@ -42,9 +42,19 @@ class Report:
         """Print a line."""
         self._console.print(Text(text, style=style))
 
+    def verbatim(self, text: str) -> None:
+        """Print lines that somebody will copy: they are never broken."""
+        self._console.print(Text(text), soft_wrap=True)
+
     def command(self, text: str) -> None:
-        """Show a command that is being run, cut to one line."""
-        self._console.print(Text(f"$ {text}", style="green"), no_wrap=True, overflow="ellipsis")
+        """Show a command that is being run, cut to one line; that of a guest is shown whole."""
+        whole = text.startswith("kbs-rim guest")
+        self._console.print(Text(f"$ {text}", style="green"), no_wrap=not whole, overflow="fold" if whole else "ellipsis")
+
+    def check(self, good: bool, text: str) -> None:
+        """Print a statement that the demo has checked."""
+        mark = Text("ok  ", style="green") if good else Text("NO  ", style="bold red")
+        self._console.print(mark.append(text, style="" if good else "bold red"))
 
     def working(self, text: str) -> AbstractContextManager[object]:
         """Show on a terminal that something takes a moment; elsewhere print nothing."""
@@ -72,10 +82,10 @@ class Report:
         """Print one group of attacks: what the attacker was told, and whether the auditor sees what he must see."""
         table = _table()
         table.add_column("", width=2)
-        table.add_column(Text(group, style="bold"), width=32)
+        table.add_column(Text(group, style="bold"), width=33)
         table.add_column("attacker is told", width=24, overflow="fold")
         table.add_column("auditor sees", width=26, overflow="fold")
-        table.add_column("ms", justify="right", width=5)
+        table.add_column("ms", justify="right", width=4)
         for item in judged:
             table.add_row(*attack_row(item))
         self._console.print(table)
@@ -107,7 +117,7 @@ def _findings(item: Judged) -> Text:
     """Expected ids first, each as seen or missing; then how many others there are."""
     expected, seen = item.attack.findings, item.seen
     if not expected and not seen:
-        return Text("no evidence was judged", style="dim")
+        return Text(item.attack.instead, style="dim")
     lines = [(name, "green") if name in seen else (f"{name} MISSING", "bold red") for name in expected]
     if others := [name for name in seen if name not in expected]:
         lines.append((f"and {others[0]}" if len(others) == 1 else f"and {len(others)} more", "dim"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from demo.processes import Processes, Service, ServiceFailed
-from demo.programs import PROGRAM, Cli
+from demo.programs import PROGRAM, Cli, short_form
 
 _START_S = 30.0
 _POLL_S = 0.05
@@ -50,6 +50,14 @@ class Broker:
     guest_url: str
     internal_url: str
 
+    def peak_megabytes(self) -> float | None:
+        """Return the most memory that it ever had, where the system tells."""
+        try:
+            status = Path(f"/proc/{self.service.process.pid}/status").read_text()
+            return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+        except (OSError, StopIteration, ValueError):
+            return None
+
 
 class Site:
     """One installation in one folder. Everything in it is thrown away with the folder."""
@@ -76,10 +84,12 @@ class Site:
     def start_verifier(self, *options: str, key: str = "verifier") -> None:
         """Start the verifier, at the address that it had before if there was one; ``key`` names its signing key."""
         listen = urlsplit(self.verifier_url).netloc or "127.0.0.1:0"
-        command = [str(PROGRAM), "verifier", "--listen", listen, "--endorsements", str(self.folder / "endorsements")]
+        command = ["verifier", "--listen", listen, "--endorsements", str(self.folder / "endorsements")]
         command += ["--signing-key", str(self.folder / f"{key}.pem"), "--generate-key", "--json", *options]
+        if not self.verifier_url:
+            self._echo(short_form(command))
         log = self.folder / "verifier.log"
-        service = self._processes.start("the verifier", command, log)
+        service = self._processes.start("the verifier", [str(PROGRAM), *command], log)
         document = json.loads(service.wait_for_line('{"url"', _START_S))
         self._verifier, self.verifier_url = service, document["url"]
         if key == "verifier":
@@ -100,8 +110,9 @@ class Site:
 
     def start_broker(self, name: str) -> Callable[[], Broker]:
         """Start a broker; the result waits until it is ready."""
-        command = [str(PROGRAM), "serve", "--config", str(self.config(name))]
-        service = self._processes.start(f"the {name}", command, self.folder / f"{name}.log")
+        command = ["serve", "--config", str(self.config(name))]
+        self._echo(short_form(command))
+        service = self._processes.start(f"the {name}", [str(PROGRAM), *command], self.folder / f"{name}.log")
         return lambda: _ready(service)
 
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,7 +56,8 @@ def post(broker_url: str, message: Message) -> Message:
     parts = urlsplit(broker_url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
     try:
-        connection.request("POST", message.path, message.body, dict(message.headers))
+        with suppress(BrokenPipeError, ConnectionResetError):  # a broker may answer, and stop reading, before it has everything
+            connection.request("POST", message.path, message.body, dict(message.headers))
         response = connection.getresponse()
         return Message(message.path, response.read(), dict(response.getheaders()), response.status)
     finally:
