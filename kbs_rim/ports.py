@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from kbs_rim.appraisal.registered_image import ImageState as ImageState
+from kbs_rim.appraisal.registered_image import ImageState as ImageState  # noqa: PLC0414 - re-exported: it belongs to the ports as well
 from kbs_rim.appraisal.workload import Role, Workload
 from kbs_rim.ledger.records import AppraisalRecord, ChangeRecord, ReleaseRecord, VerdictKind
 from kbs_rim.measurement.image import ImageMeasurements
