@@ -14,8 +14,8 @@ from demo.site import Site
 
 TEMPLATES = Path(__file__).parent / "workloads"
 _NAMES = {
-    "linux": ("kernel", "Debian installer kernel"),
-    "initrd.gz": ("initrd", "Debian installer initrd"),
+    "linux": ("kernel", "kernel"),
+    "initrd.gz": ("initrd", "initrd"),
     "QEMU_EFI.fd": ("firmware", "EDK2 for QEMU"),
     "initrd-b.gz": ("initrd", "initrd of tenant B"),
 }
@@ -98,5 +98,7 @@ def register(admin: Cli, site: Site, prepared: Prepared, crew: Executor) -> dict
 
 def _add_image(admin: Cli, name: str, image: Image) -> str:
     role, title = _NAMES.get(name, ("device-tree", f"device tree of {name.removesuffix('.dtb')}"))
+    if "package" in image.provenance:
+        title = f"{title} from {image.provenance['package']}"
     provenance = [part for key, value in image.provenance.items() for part in ("--provenance", f"{key}={value}")]
     return admin.must("image", "add", str(image.path), "--name", title, "--role", role, *provenance).stdout.decode().strip()

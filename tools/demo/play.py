@@ -166,7 +166,7 @@ def _attacks(report: Report, theatre: Theatre) -> list[Judged]:
     total = sum(len(group.attacks) for group in GROUPS)
     about = (
         "A refusal tells the attacker a code and a ticket, nothing else. The auditor looks the ticket up (kbs-rim appraisal show) and "
-        "must see the first findings named here. ms: what the broker spent on it."
+        "must see the findings named here; others may come with them. ms: what it cost the broker."
     )
     report.chapter(f"{total} attacks", about)
     judged: list[Judged] = []
