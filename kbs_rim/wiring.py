@@ -23,7 +23,7 @@ from kbs_rim.appraisal.ear_vector import TrustTier
 from kbs_rim.config import ListenerSettings, Settings, read_secret_file
 from kbs_rim.errors import ConfigurationError, InvalidDocument, MalformedEvidence, OurFault
 from kbs_rim.evidence.strict_json import decode_object
-from kbs_rim.http.app import guest_app, internal_app
+from kbs_rim.http.app import guest_app, internal_app, server_logger
 from kbs_rim.http.metrics import Metrics
 from kbs_rim.services.audit import Auditor
 from kbs_rim.services.broker import Broker, BrokerPolicy, BrokerStores
@@ -34,7 +34,7 @@ from kbs_rim.services.secrets import ReleaseVault, SecretVault
 
 _log = structlog.get_logger("kbs_rim.serve")
 PURGE_INTERVAL_S = 60
-PURGE_AGE = timedelta(hours=1)
+PURGE_AGE = timedelta(minutes=10)
 """Expired challenges are kept this long, so that a late answer is told "expired" and not "unknown"."""
 
 
@@ -121,6 +121,7 @@ def _applications(
             ear_policy=ear_policy(settings),
             limits=settings.limits,
             challenge_lifetime=timedelta(seconds=settings.challenge.lifetime_s),
+            max_outstanding=settings.challenge.max_outstanding,
             max_concurrent=settings.appraisal.max_concurrent,
             allow_test_keys=settings.service.test_mode,
             allow_rsa1_5=settings.secrets.legacy_rsa1_5,
@@ -179,7 +180,7 @@ async def _listen(stack: AsyncExitStack, app: web.Application, listener: Listene
     if listener.tls_certificate_file is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(listener.tls_certificate_file, listener.tls_key_file)
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=timeout_s)
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=timeout_s, logger=server_logger())
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     host, port = listener.address

@@ -1,6 +1,9 @@
 """The two aiohttp applications: one for guests, one for everybody who must not be a guest."""
 
+import logging
+
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from kbs_rim.http import admin, audit, internal, keybroker
 from kbs_rim.http.auth import PRINCIPALS, authenticate
@@ -49,3 +52,22 @@ def internal_app(
     app.add_routes(admin.routes)
     app.add_routes(audit.routes)
     return app
+
+
+def server_logger() -> logging.Logger:
+    """Return the logger for aiohttp's server.
+
+    Bytes that are not HTTP are no error of ours: a stranger must not fill the log with tracebacks.
+    """
+    logger = logging.getLogger("aiohttp.server")
+    if not any(isinstance(known, _NotHttp) for known in logger.filters):
+        logger.addFilter(_NotHttp())
+    return logger
+
+
+class _NotHttp(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args, record.exc_info = "a request that is not HTTP was refused", (), None
+        return True

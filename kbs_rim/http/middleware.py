@@ -54,8 +54,11 @@ def _is_expected(error: Exception) -> bool:
 
 
 async def read_body(request: web.Request, limit_bytes: int) -> bytes:
-    """Return the body if it has at most ``limit_bytes``; raise 413, 415 for a content coding, 408 if it comes too slowly."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    """Return the body if it has at most ``limit_bytes``.
+
+    Raise 413 if it is larger, 415 for a content coding, 408 if it comes too slowly, 400 if it is cut off or badly chunked.
+    """
+    if any(coding.strip().lower() != "identity" for coding in request.headers.getall("Content-Encoding", ())):
         raise web.HTTPUnsupportedMediaType(text="Send the body without a content coding.")
     if request.content_length is not None and request.content_length > limit_bytes:
         raise web.HTTPRequestEntityTooLarge(limit_bytes, request.content_length)
@@ -68,4 +71,6 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes:
                     raise web.HTTPRequestEntityTooLarge(limit_bytes, len(body))
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="The body came too slowly.") from None
+    except (ConnectionError, web.RequestPayloadError):
+        raise web.HTTPBadRequest(text="The body did not arrive whole.") from None
     return bytes(body)

@@ -47,7 +47,7 @@ def problem_of(error: Exception, request_id: str) -> web.Response:
             detail = f"The request was refused. Give the administrator ticket {error.ticket}."
             return problem(HTTPStatus.FORBIDDEN, error.code, detail, ticket=error.ticket)
         case BusyError():
-            return _unavailable("busy", "Too many appraisals are running.", 1, request_id)
+            return _unavailable("busy", str(error), error.retry_after_s, request_id)
         case VerifierUnavailable():
             return _unavailable("verifier-unavailable", "The platform verifier gave no usable answer.", error.retry_after_s, request_id)
         case TheirFault():
