@@ -28,6 +28,9 @@ class Limits:
     json_items: int = _limit(4096, "items", "containers, strings and separators of one request; a key request has about 30")
     media_type_bytes: int = _limit(256, "bytes", "the longest media type we name has 70")
     part_header_bytes: int = _limit(2 * KIB, "bytes", "header of one part of a multipart envelope; two short lines are enough")
+    unproven_payload_bytes: int = _limit(
+        32 * KIB, "bytes", "kept of evidence that is not genuine: a token, an EAR and a usual log; its digests are always kept"
+    )
     secret_bytes: int = _limit(64 * KIB, "bytes", "a disk key, a certificate chain with its key; larger things belong on an encrypted disk")
     token_bytes: int = _limit(16 * KIB, "bytes", "TF-RMM hands out 4 KiB; room for a longer platform token")
     realm_token_bytes: int = _limit(4 * KIB, "bytes", "TF-RMM's realm token buffer is 1 KiB")

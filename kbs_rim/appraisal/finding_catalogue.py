@@ -26,6 +26,7 @@ def _entries(step: int, code: str, rows: tuple[tuple[str, str, str], ...]) -> tu
 _CHALLENGE = _entries(0, "challenge-refused", (
     ("challenge.unknown", "No challenge with this id was issued.", "Ask for a new challenge."),
     ("challenge.expired", "The challenge is older than its lifetime.", "Ask for a new challenge and answer it at once."),
+    ("challenge.altered", "A stored challenge does not commit to the key that is stored with it.", "Somebody changed the database: look for who can write to it."),
     ("challenge.redeemed", "The challenge was answered before; each works once.", "Ask for a new challenge. If the guest did not answer it, somebody replayed it."),
 ))
 _KEY = _entries(0, "key-refused", (

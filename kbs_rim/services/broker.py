@@ -6,8 +6,9 @@ unwrap and seal, write the release, answer. No record, no release; an exception 
 
 import asyncio
 import hashlib
+import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 import structlog
 
-from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, digests_of, read_log
+from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, digests_of, read_log, worth_replaying
 from kbs_rim.appraisal.attestation_result import EarPolicy
 from kbs_rim.appraisal.finding_catalogue import CATALOGUE
 from kbs_rim.appraisal.findings import Finding, errors_of
@@ -32,6 +33,7 @@ from kbs_rim.ports import (
     ChallengeStore,
     Clock,
     ImageReader,
+    ImageRecord,
     PlatformVerifier,
     RecordWriter,
     SecretInfo,
@@ -41,6 +43,7 @@ from kbs_rim.ports import (
 )
 from kbs_rim.sealing.guest_key import GuestKey, SealingAlgorithm, commitment, parse_guest_key
 from kbs_rim.sealing.jwe import SealedSecret, seal
+from kbs_rim.services.allowance import Allowance
 from kbs_rim.services.secrets import ReleaseVault
 
 _T = TypeVar("_T")
@@ -49,6 +52,8 @@ _log = structlog.get_logger("kbs_rim.broker")
 SALT_SIZE = 32
 CHALLENGE_ID_SIZE = 24
 TICKET_SIZE = 10
+LAST_TOKEN_STEP = 3
+"""Steps 1 to 3 of DESIGN.md section 5: envelope, realm token, platform. If one of them failed, anybody can have sent it."""
 MAX_ATTEMPTS = 3
 """How often one piece of evidence is appraised when the registry changes underneath."""
 
@@ -60,6 +65,7 @@ class BrokerPolicy:
     ear_policy: EarPolicy
     limits: Limits
     challenge_lifetime: timedelta
+    max_outstanding: int = 5000
     max_concurrent: int = 32
     allow_test_keys: bool = False
     allow_rsa1_5: bool = False
@@ -90,7 +96,11 @@ class RefusedError(Exception):
 
 
 class BusyError(Exception):
-    """Too many appraisals run already; the guest may come again."""
+    """Too much is asked of this process already; the guest may come again after ``retry_after_s`` seconds."""
+
+    def __init__(self, message: str = "Too many appraisals are running.", *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -142,15 +152,19 @@ class Broker:
         self._executor = executor
         self._observe = observe
         self._free = policy.max_concurrent
+        self._challenges = Allowance(policy.max_outstanding, policy.challenge_lifetime)
+        self._replays = Allowance(policy.max_outstanding, policy.challenge_lifetime)
 
     async def issue_challenge(self, secret: str, jwk: bytes | Mapping[str, Any]) -> Challenge:
-        """Return a challenge that commits to the guest's key; raise ``RefusedKey``.
+        """Return a challenge that commits to the guest's key; raise ``RefusedKey`` or ``BusyError``.
 
         Whether the secret exists is not said: an attacker must attest before learning a name.
         """
         key = parse_guest_key(jwk, allow_rsa1_5=self._policy.allow_rsa1_5)
-        salt = self._entropy(SALT_SIZE)
         now = self._clock.now()
+        if not self._challenges.take(now):
+            raise BusyError("Too many challenges are outstanding.", retry_after_s=5)
+        salt = self._entropy(SALT_SIZE)
         challenge = Challenge(
             id=self._entropy(CHALLENGE_ID_SIZE).hex(),
             secret=secret,
@@ -187,10 +201,14 @@ class Broker:
         redeemed = await self._stores.challenges.redeem(challenge_id, self._clock.now())
         ticket = self._ticket()
         if isinstance(redeemed, Challenge):
-            return _Attempt(redeemed, request_id, ticket)
+            attempt = _Attempt(redeemed, request_id, ticket)
+            if not _commits(redeemed):
+                await self._refuse(attempt, (Finding("challenge.altered", "the stored challenge is not one to the stored key"),))
+            return attempt
         finding = f"challenge.{redeemed.value}"
         _log.warning("challenge refused", finding=finding, ticket=ticket, request_id=request_id)
-        if redeemed is not ChallengeOutcome.UNKNOWN:
+        # Repeating a request costs nothing: a flood of replays is logged, but does not fill the record.
+        if redeemed is not ChallengeOutcome.UNKNOWN and self._replays.take(self._clock.now()):
             await self._write_challenge_refusal(challenge_id, Finding(finding, CATALOGUE[finding].title), ticket, request_id)
         raise RefusedError(CATALOGUE[finding].code, ticket, (finding,))
 
@@ -216,7 +234,8 @@ class Broker:
         attempt.payloads["body"] = body
         try:
             with _Stage(attempt, "read", self._observe):
-                attempt.evidence = parse_evidence(media_type, body, self._policy.limits)
+                # Base64 of two megabytes takes as long as a hundred small requests.
+                attempt.evidence = await self._off_loop(lambda: parse_evidence(media_type, body, self._policy.limits))
                 attempt.payloads = {"token": attempt.evidence.token}
                 attempt.payloads.update({f"log.{kind.value}": data for kind, data in attempt.evidence.logs})
                 attempt.token = parse_cca_token(attempt.evidence.token, self._policy.limits)
@@ -272,7 +291,7 @@ class Broker:
     async def _appraise(self, attempt: _Attempt, secret: SecretInfo | None) -> Verdict:
         with _Stage(attempt, "registry", self._observe):
             candidates = await self._candidates(secret)
-            images = await self._images_for(attempt.plan)
+            images = await self._images_for(_present(attempt.token), attempt.plan)
         answer = _present(attempt.answer)
         case = Case(
             token=_present(attempt.token),
@@ -301,10 +320,15 @@ class Broker:
         records = [await self._stores.workloads.get_workload(name) for name in names]
         return tuple(Candidate(record.workload, record.revision) for record in records if record.active)
 
-    async def _images_for(self, plan: BootPlan | None) -> ImageSet:
+    async def _images_for(self, token: CcaToken, plan: BootPlan | None) -> ImageSet:
+        """Fetch what the log names; granule digests, which are large, only if there is something to replay with them."""
         wanted = [(algorithm.value, digest) for algorithm, digest in digests_of(plan)]
-        records = await self._stores.images.find_images(wanted) if wanted else []
-        return ImageSet(RegisteredImage(record.id, record.name, record.roles, record.state, record.measurements) for record in records)
+        if not wanted:
+            return ImageSet(())
+        images = _image_set(await self._stores.images.find_images(wanted, with_granules=False))
+        if not worth_replaying(token, plan, images):
+            return images
+        return _image_set(await self._stores.images.find_images(wanted))
 
     async def _hand_out(self, attempt: _Attempt, secret: SecretInfo, sequence: int) -> Release:
         """Unwrap, seal, commit the release, and only then return. The plaintext lives in this function."""
@@ -340,7 +364,6 @@ class Broker:
     async def _write(self, attempt: _Attempt, kind: VerdictKind, findings: tuple[Finding, ...], verdict: Verdict | None = None) -> None:
         """Commit the record. If this fails the exception goes up, and nothing is released."""
         candidate = verdict.candidate if verdict else None
-        payloads = attempt.payloads if self._policy.keep_payloads else {}
         record = AppraisalRecord(
             id=attempt.ticket,
             at=self._clock.now(),
@@ -362,7 +385,20 @@ class Broker:
             software=self._policy.software,
         )
         with _Stage(attempt, "record", self._observe):
-            await self._stores.records.append_appraisal(record, payloads)
+            await self._stores.records.append_appraisal(record, self._payloads_to_keep(attempt, findings))
+
+    def _payloads_to_keep(self, attempt: _Attempt, findings: tuple[Finding, ...]) -> dict[str, bytes]:
+        """Return all of them if token and platform are genuine, else the smallest: anybody can send us megabytes."""
+        if not self._policy.keep_payloads:
+            return {}
+        if not any(finding.step <= LAST_TOKEN_STEP for finding in errors_of(findings)):
+            return attempt.payloads
+        kept, left = {}, self._policy.limits.unproven_payload_bytes
+        for name, data in sorted(attempt.payloads.items(), key=lambda item: len(item[1])):
+            left -= len(data)
+            if left >= 0:
+                kept[name] = data
+        return kept
 
     async def _refuse(self, attempt: _Attempt, findings: tuple[Finding, ...]) -> NoReturn:
         await self._write(attempt, VerdictKind.REFUSED, findings)
@@ -403,11 +439,24 @@ class _Stage:
         self._observe(self._name, elapsed_ns / 1e9)
 
 
+def _commits(challenge: Challenge) -> bool:
+    """Whether a stored challenge is one to the key stored with it: who can write to the database must not swap the key."""
+    try:
+        key = parse_guest_key(challenge.jwk, allow_rsa1_5=True)
+        return hmac.compare_digest(commitment(challenge.salt, key.thumbprint), challenge.value)
+    except (RefusedKey, ValueError):
+        return False
+
+
 def _present(value: _T | None) -> _T:
     """Return what an earlier stage left; its absence is a fault of ours, and must not pass ``python -O``."""
     if value is None:
         raise OurFault("a stage of the exchange was skipped")
     return value
+
+
+def _image_set(records: Iterable[ImageRecord]) -> ImageSet:
+    return ImageSet(RegisteredImage(record.id, record.name, record.roles, record.state, record.measurements) for record in records)
 
 
 def _sha256(data: bytes) -> str:
