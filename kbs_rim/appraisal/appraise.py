@@ -24,7 +24,7 @@ from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.limits import Limits
 from kbs_rim.measurement.boot_plan import BootPlan, boot_plan_from_log
 from kbs_rim.measurement.dialect import Dialect
-from kbs_rim.measurement.replay import ReplayResult, match_rim
+from kbs_rim.measurement.replay import ReplayResult, ReplayWork, match_rim
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,14 @@ def digests_of(plan: BootPlan | None) -> tuple[tuple[HashAlgorithm, bytes], ...]
     return tuple(dict.fromkeys((image.algorithm, image.digest) for image in plan.images))
 
 
+def worth_replaying(token: CcaToken, plan: BootPlan | None, images: ImageSet) -> bool:
+    """True if the RIM can be recomputed from these images; without it their granule digests need not be fetched at all.
+
+    A log of a few hundred bytes can name sixteen images of gigabytes; what it says of them is checked before that costs memory.
+    """
+    return plan is not None and not errors_of(_resolve(plan, token.realm.claims.hash_algorithm, images)[1])
+
+
 def appraise(case: Case) -> Verdict:
     """Judge ``case``; every step runs, and the verdict carries all findings."""
     common = [
@@ -117,28 +125,33 @@ def appraise(case: Case) -> Verdict:
         limits=case.limits,
     )
     common += opinion.findings
+    work = ReplayWork(_budget(case.limits, vouched_for=not errors_of(common)))
     common += case.log_findings
-    resolved, image_findings = _resolve(case)
+    resolved, image_findings = _resolve(case.plan, case.token.realm.claims.hash_algorithm, case.images)
     common += image_findings
-    opinions = _judge_workloads(case, resolved, measurable=not errors_of(image_findings))
+    opinions = _judge_workloads(case, resolved, None if errors_of(image_findings) else work)
     if not opinions:
         common.append(Finding("policy.no-workload", "no active workload may have this secret"))
     return _verdict(case, tuple(common), opinions, resolved, opinion.facts)
 
 
-def _resolve(case: Case) -> tuple[dict[int, RegisteredImage], list[Finding]]:
+def _budget(limits: Limits, *, vouched_for: bool) -> int:
+    """Return the chain steps that all replays may cost. A token that no verifier vouches for can be made by anybody."""
+    return limits.replay_granules if vouched_for else min(limits.replay_granules, limits.unproven_granules)
+
+
+def _resolve(plan: BootPlan | None, realm_hash: HashAlgorithm, images: ImageSet) -> tuple[dict[int, RegisteredImage], list[Finding]]:
     """Step 5, first half: every image that the log names is registered, active, and of the logged size."""
     resolved: dict[int, RegisteredImage] = {}
     findings: list[Finding] = []
-    if case.plan is None:
+    if plan is None:
         return resolved, findings
-    realm_hash = case.token.realm.claims.hash_algorithm
-    if case.plan.hash_algorithm is not realm_hash:
+    if plan.hash_algorithm is not realm_hash:
         message = "the log was made for another hash algorithm than the realm's"
-        findings.append(Finding("boot.hash-mismatch", message, expected=realm_hash.value, seen=case.plan.hash_algorithm.value))
-    for loaded in case.plan.images:
+        findings.append(Finding("boot.hash-mismatch", message, expected=realm_hash.value, seen=plan.hash_algorithm.value))
+    for loaded in plan.images:
         where: dict[str, str | int] = {"event": loaded.event, "description": loaded.description, "address": hex(loaded.base)}
-        image = case.images.registered(loaded.algorithm, loaded.digest)
+        image = images.registered(loaded.algorithm, loaded.digest)
         if image is None:
             message = f"event {loaded.event} loads an image that is not registered"
             findings.append(Finding("rim.image-unknown", message, seen=loaded.digest.hex(), where=where))
@@ -155,15 +168,15 @@ def _resolve(case: Case) -> tuple[dict[int, RegisteredImage], list[Finding]]:
     return resolved, findings
 
 
-def _judge_workloads(case: Case, resolved: Mapping[int, RegisteredImage], *, measurable: bool) -> list[_Opinion]:
-    """Steps 5 to 9 for each workload. Replays are shared between workloads that allow the same dialects."""
+def _judge_workloads(case: Case, resolved: Mapping[int, RegisteredImage], work: ReplayWork | None) -> list[_Opinion]:
+    """Steps 5 to 9 for each workload. All share ``work``, so their number does not multiply the cost; None: nothing to replay."""
     replays: dict[tuple[Dialect, ...], tuple[ReplayResult | None, tuple[Finding, ...]]] = {}
     opinions = []
     for candidate in case.candidates:
         workload = candidate.workload
         dialects = allowed_dialects(workload)
         if dialects not in replays:
-            replays[dialects] = _replay(case, dialects, measurable=measurable)
+            replays[dialects] = _replay(case, dialects, work)
         result, replay_findings = replays[dialects]
         dialect = result.matched if result else None
         findings = [*replay_findings, *judge_claims(case.token, workload)]
@@ -181,13 +194,13 @@ def allowed_dialects(workload: Workload) -> tuple[Dialect, ...]:
     return tuple(Dialect(rmm, rounding, order) for rounding in rules.roundings for order in rules.orders for rmm in rules.versions)
 
 
-def _replay(case: Case, dialects: tuple[Dialect, ...], *, measurable: bool) -> tuple[ReplayResult | None, tuple[Finding, ...]]:
+def _replay(case: Case, dialects: tuple[Dialect, ...], work: ReplayWork | None) -> tuple[ReplayResult | None, tuple[Finding, ...]]:
     """Step 5, second half: recomputed RIM == signed RIM under one of ``dialects``."""
-    if case.plan is None or not measurable:
+    if case.plan is None or work is None:
         return None, (Finding("rim.not-judged", "the RIM could not be recomputed"),)
     signed = case.token.realm.claims.initial_measurement
     try:
-        result = match_rim(case.plan, case.images, signed, dialects, case.limits)
+        result = match_rim(case.plan, case.images, signed, dialects, case.limits, work=work)
     except MalformedEvidence as error:
         return None, (Finding.from_error(error),)
     if result.matched is None:

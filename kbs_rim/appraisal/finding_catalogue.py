@@ -156,7 +156,8 @@ _RIM = _entries(5, "measurement-refused", (
     ("rim.image-revoked", "The log names an image that was revoked.", "Boot a current image."),
     ("rim.image-size", "The logged size is not that of the registered image.", "The log lies about what was loaded, or the VMM loads another part."),
     ("rim.image-alignment", "The image lies at an offset within a page for which no granule digests are registered.", "Load it page aligned; granule digests are registered for page aligned images and for kvmtool's initrd."),
-    ("rim.dialects", "No dialect of the replay is both allowed and within the limits.", "Look at the workload's rmm table."),
+    ("rim.overlap", "The log populates one granule twice, which no RMM does.", "The log is not of this realm."),
+    ("rim.dialects", "No dialect of the replay is both allowed and possible within the limits.", "Look at the workload's rmm table and at limits.replay_granules."),
     ("rim.not-judged", "The RIM could not be recomputed.", "The findings of the earlier steps say why."),
     ("rim.mismatch", "No allowed replay of the log gives the RIM that the RMM signed.", "The host did something that is not in the log, or loaded other bytes."),
 ))

@@ -70,13 +70,30 @@ class _RipasRun:
 _Run = _ImageRun | _UnmeasuredRun | _RipasRun | RecCreate
 
 
+@dataclass(slots=True)
+class ReplayWork:
+    """What all replays of one plan with one set of images share: how much they may cost, and what was computed already.
+
+    ``budget`` is in hash chain steps. Without this, every workload with dialects of its own would cost a budget of its own.
+    """
+
+    budget: int
+    spent: int = 0
+    known: dict[tuple[tuple[_Run, ...], RealmCreate], bytes] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """Chain steps that may still be spent."""
+        return self.budget - self.spent
+
+
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
     """What ``match_rim`` found. ``params`` are the realm parameters under which ``matched`` gave the RIM.
 
     ``rims`` has the RIM of every dialect tried, in order, with the parameters as logged but for the one that matched;
-    ``skipped`` says why others were not tried. ``granules`` is the number of hash chain steps spent, the unit of
-    ``limits.replay_granules``.
+    ``skipped`` says why others were not tried. ``granules`` is the number of hash chain steps that this call spent, the
+    unit of ``limits.replay_granules``.
     """
 
     matched: Dialect | None
@@ -107,55 +124,61 @@ def replay_rim(
 ) -> bytes:
     """Return the RIM of ``plan`` under one dialect. ``params`` replaces the logged realm parameters (see ``params_to_try``).
 
-    Raises ``MalformedEvidence``: ``rim.image-unknown``, ``rim.image-size``, ``rim.image-alignment``, and ``rim.dialects`` if the
-    replay would exceed ``limits``.
+    Raises ``MalformedEvidence``: ``rim.overlap``, ``rim.image-unknown``, ``rim.image-size``, ``rim.image-alignment``, and
+    ``rim.dialects`` if the replay would exceed ``limits`` or the rounding makes two ranges touch.
     """
+    granules = _all_granules(plan, images)
     runs = _runs(plan, dialect)
-    cost = _cost(runs)
-    problem = _over_limits(runs, cost, limits.replay_granules, limits)
+    problem = _obstacle(runs, _cost(runs), limits.replay_granules, limits)
     if problem is not None:
-        raise MalformedEvidence("rim.dialects", f"the replay in dialect {dialect} exceeds the limits: {problem}")
-    return _chain(dialect.rmm, params or plan.create.params, runs, _all_granules(plan, images))
+        raise MalformedEvidence("rim.dialects", f"the replay in dialect {dialect} is not possible: {problem}")
+    return _chain(dialect.rmm, params or plan.create.params, runs, granules)
 
 
 def match_rim(
-    plan: BootPlan, images: ImageLookup, rim: bytes, dialects: Sequence[Dialect], limits: Limits = DEFAULT_LIMITS
+    plan: BootPlan,
+    images: ImageLookup,
+    rim: bytes,
+    dialects: Sequence[Dialect],
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    work: ReplayWork | None = None,
 ) -> ReplayResult:
     """Try ``dialects`` in order until one gives ``rim`` (as long as the realm's digest), compared in constant time.
 
-    At most ``limits.replay_dialects`` are tried and ``limits.replay_granules`` chain steps spent, all together; a dialect that
-    performs the same operations as an earlier one is not computed again. Raises ``MalformedEvidence`` for images as
-    ``replay_rim`` does, and ``rim.dialects`` if not a single dialect could be tried.
+    At most ``limits.replay_dialects`` are tried; a dialect that performs the same operations as an earlier one is not computed
+    again. ``work`` lets several calls for the same plan and images share what they computed and one budget; a call without it has
+    ``limits.replay_granules`` for itself. Raises ``MalformedEvidence`` as ``replay_rim`` does, and ``rim.dialects`` if not a single
+    dialect could be tried.
     """
     granules = _all_granules(plan, images)
     variants = params_to_try(plan.create.params)
+    work = work or ReplayWork(limits.replay_granules)
+    before = work.spent
     rims: dict[Dialect, bytes] = {}
     skipped: dict[Dialect, str] = {}
-    known: dict[tuple[_Run, ...], bytes] = {}
-    spent = 0
     for position, dialect in enumerate(dialects):
         if position >= limits.replay_dialects:
             skipped[dialect] = f"more than {limits.replay_dialects} dialects"
             continue
         runs = _runs(plan, dialect)
-        if runs in known:
-            rims[dialect] = known[runs]
-            continue
         cost = _cost(runs)
-        problem = _over_limits(runs, cost * len(variants), limits.replay_granules - spent, limits)
+        new = sum((runs, params) not in work.known for params in variants)
+        problem = _obstacle(runs, cost * new, work.left, limits)
         if problem is not None:
             skipped[dialect] = problem
             continue
         for params in variants:
-            spent += cost
-            computed = _chain(dialect.rmm, params, runs, granules)
+            computed = work.known.get((runs, params))
+            if computed is None:
+                work.spent += cost
+                computed = work.known[runs, params] = _chain(dialect.rmm, params, runs, granules)
             if hmac.compare_digest(computed, rim):
-                return ReplayResult(dialect, {**rims, dialect: computed}, spent, params, skipped)
+                return ReplayResult(dialect, {**rims, dialect: computed}, work.spent - before, params, skipped)
             rims.setdefault(dialect, computed)
-        known[runs] = rims[dialect]
     if not rims:
-        raise MalformedEvidence("rim.dialects", "no dialect of the replay is both allowed and within the limits", seen=_reasons(skipped))
-    return ReplayResult(None, rims, spent, None, skipped)
+        raise MalformedEvidence("rim.dialects", "no dialect of the replay is both allowed and possible", seen=_reasons(skipped))
+    return ReplayResult(None, rims, work.spent - before, None, skipped)
 
 
 def params_to_try(logged: RealmCreate) -> tuple[RealmCreate, ...]:
@@ -174,7 +197,20 @@ def _reasons(skipped: Mapping[Dialect, str]) -> str:
 
 
 def _all_granules(plan: BootPlan, images: ImageLookup) -> tuple[bytes, ...]:
+    shared = _populated_twice(_runs(plan, Dialect(RmmVersion.V2_0)))
+    if shared is not None:
+        raise MalformedEvidence("rim.overlap", f"the log populates {shared:#x} twice, which no RMM does", seen=hex(shared))
     return tuple(_granules_of(loaded, images) for loaded in plan.images)
+
+
+def _populated_twice(runs: Sequence[_Run]) -> int | None:
+    """Return a granule that two runs populate, or None. The RMM refuses the second, so no realm has such a RIM (hazard T21)."""
+    top = 0
+    for run in sorted((run for run in runs if isinstance(run, _ImageRun | _UnmeasuredRun)), key=lambda run: run.base):
+        if run.base < top:
+            return run.base
+        top = run.base + run.granules * GRANULE_SIZE
+    return None
 
 
 def _granules_of(loaded: LoadedImage, images: ImageLookup) -> bytes:
@@ -268,13 +304,16 @@ def _steps_of(run: _Run) -> int:
             return 1
 
 
-def _over_limits(runs: Sequence[_Run], cost: int, budget: int, limits: Limits) -> str | None:
-    """Return which limit the replay would exceed, or None."""
+def _obstacle(runs: Sequence[_Run], cost: int, left: int, limits: Limits) -> str | None:
+    """Return why these runs cannot be replayed at all, or only at a higher price than is ``left``; None if they can."""
+    shared = _populated_twice(runs)
+    if shared is not None:
+        return f"{shared:#x} would be populated twice"
     entries = sum(run.entries for run in runs if isinstance(run, _RipasRun))
     if entries > limits.ripas_entries:
         return f"{entries} RAM entries, at most {limits.ripas_entries}"
-    if cost > budget:
-        return f"{cost} chain steps, {budget} left of {limits.replay_granules}"
+    if cost > left:
+        return f"{cost} chain steps, {left} left"
     return None
 
 

@@ -18,7 +18,7 @@ from kbs_rim.limits import Limits
 from kbs_rim.measurement.boot_plan import BootPlan, CreateRecord, LoadedImage, LogArea, RecRecord, RipasRecord, Step, boot_plan_from_log
 from kbs_rim.measurement.dialect import Dialect, Order, Rounding
 from kbs_rim.measurement.image import measure_image
-from kbs_rim.measurement.replay import ZERO_GRANULE_DIGESTS, image_problems, match_rim, params_to_try, replay_rim
+from kbs_rim.measurement.replay import ZERO_GRANULE_DIGESTS, ReplayWork, image_problems, match_rim, params_to_try, replay_rim
 from kbs_rim.measurement.rmm import RealmCreate, RealmFlags, RecCreate, RmmVersion
 from kbs_rim.realm.guest_memory import GuestMemory
 from kbs_rim.realm.kvm_host import KvmHost
@@ -295,10 +295,20 @@ def test_flags_reach_the_rim():
     assert len(rims) == 5
 
 
-def test_overlapping_images_stay_bounded():
-    """They are refused by the boot rules; the replay must merely end."""
-    plan = plan_of(*(loaded(KERNEL, RAM, event) for event in range(16)))
-    assert match_rim(plan, IMAGES, bytes(32), [PLAIN]).granules == 1 + 16 * 4
+@pytest.mark.parametrize("base", [RAM, RAM + 3 * PAGE, RAM - PAGE])
+def test_a_granule_populated_twice_is_no_realm_at_all(base):
+    """T21: the RMM refuses the second one, so a RIM of such a log would be a number that nothing has."""
+    error = finding_of(plan_of(loaded(KERNEL, RAM, 1), loaded(KERNEL, base, 2, description="B")))
+    assert (error.finding_id, error.seen) == ("rim.overlap", hex(max(base, RAM)))
+    assert finding_of(plan_of(loaded(KERNEL, RAM, 1), LogArea(2, RAM + 3 * PAGE, PAGE))).finding_id == "rim.overlap"
+
+
+def test_ranges_that_touch_only_after_rounding_rule_out_that_rounding():
+    plan = plan_of(loaded(KERNEL, RAM, 1), loaded(INITRD, RAM + 4 * PAGE, 2))
+    result = match_rim(plan, IMAGES, bytes(32), [Dialect(V1, Rounding.PAGE_64K), PLAIN])
+    assert list(result.rims) == [PLAIN]
+    assert "twice" in result.skipped[Dialect(V1, Rounding.PAGE_64K)]
+    assert finding_of(plan, dialect=Dialect(V1, Rounding.PAGE_64K)).finding_id == "rim.dialects"
 
 
 # The PMU quirk of kvmtool
@@ -390,3 +400,31 @@ def test_rounding_that_would_cost_too_much_is_skipped_not_hashed():
     tiny = Image(b"x")
     plan = plan_of(*(loaded(tiny, RAM + place * SLOT, place) for place in range(16)))
     assert match_rim(plan, Images(tiny), bytes(32), [Dialect(V2, Rounding.PAGE_64K)]).granules == 1 + 16 * 16
+
+
+def test_calls_that_share_their_work_compute_nothing_twice_and_have_one_budget():
+    """Workloads with other dialects ask again for the same realm; together they may not cost more than one."""
+    every = [Dialect(rmm, order=order) for rmm in RmmVersion for order in Order]
+    alone = match_rim(PLAN, IMAGES, bytes(32), every)
+    work = ReplayWork(alone.granules)
+    first = match_rim(PLAN, IMAGES, bytes(32), every[:2], work=work)
+    second = match_rim(PLAN, IMAGES, bytes(32), every, work=work)
+    assert {**first.rims, **second.rims} == alone.rims
+    assert first.granules + second.granules == work.spent == alone.granules
+    assert work.left == 0
+    again = match_rim(PLAN, IMAGES, alone.rims[every[-1]], every[::-1], work=work)
+    assert (again.matched, again.granules) == (every[-1], 0)
+    assert (
+        "0 left"
+        in match_rim(PLAN, IMAGES, bytes(32), [*every, Dialect(V2, Rounding.PAGE_64K)], work=work).skipped[Dialect(V2, Rounding.PAGE_64K)]
+    )
+
+
+def test_work_is_shared_between_variants_of_the_parameters_too():
+    plan = plan_of(*STEPS, pmu_num_ctrs=6)
+    once = match_rim(PLAN, IMAGES, bytes(32), [PLAIN]).granules
+    work = ReplayWork(2 * once)
+    wanted = replay_rim(plan, IMAGES, PLAIN)
+    assert match_rim(plan, IMAGES, wanted, [PLAIN], work=work).granules == once
+    assert match_rim(plan, IMAGES, bytes(32), [PLAIN], work=work).granules == once
+    assert match_rim(plan, IMAGES, wanted, [PLAIN], work=work).granules == 0
