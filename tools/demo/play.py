@@ -77,10 +77,10 @@ def _play(report: Report, processes: Processes, folder: Path, images: Path | Non
     seconds = f"{time.monotonic() - began - fetched_s:.0f} s" + (f", and {fetched_s:.0f} s for the images" if fetched_s > 1 else "")
     report.line()
     if good:
-        result = f"Every outcome was the expected one: {len(THREE)} realms served, {len(judged)} attacks refused ({seconds})."
+        result = f"Everything went as it must: {len(THREE)} realms served, {len(judged)} attacks refused; {seconds}."
     else:
         result = (
-            f"NOT as expected: {bad} of {len(judged)} attacks" + ("" if served and tidy else ", and what is marked NO") + f" ({seconds})."
+            f"NOT as expected: {bad} of {len(judged)} attacks" + ("" if served and tidy else ", and what is marked NO") + f"; {seconds}."
         )
     report.line(result, "bold green" if good else "bold red")
     _where_next(report, theatre, judged, keep=keep)
