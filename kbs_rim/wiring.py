@@ -33,6 +33,8 @@ from kbs_rim.services.registry import Registry
 from kbs_rim.services.secrets import ReleaseVault, SecretVault
 
 _log = structlog.get_logger("kbs_rim.serve")
+KEEPALIVE_S = 75
+"""An idle connection is kept this long: longer than a reverse proxy keeps its own, shorter than aiohttp's hour."""
 PURGE_INTERVAL_S = 60
 PURGE_AGE = timedelta(minutes=10)
 """Expired challenges are kept this long, so that a late answer is told "expired" and not "unknown"."""
@@ -180,7 +182,14 @@ async def _listen(stack: AsyncExitStack, app: web.Application, listener: Listene
     if listener.tls_certificate_file is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(listener.tls_certificate_file, listener.tls_key_file)
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=timeout_s, logger=server_logger())
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        shutdown_timeout=timeout_s,
+        keepalive_timeout=KEEPALIVE_S,
+        logger=server_logger(),
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     host, port = listener.address

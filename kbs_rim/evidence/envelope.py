@@ -63,6 +63,7 @@ _CONTENT_FORMAT_EAT_CWT = 263  # CoAP content format of application/eat+cwt (RFC
 _COLLECTION_TYPE_KEY = "__cmwc_t"
 _INDICATOR_EVIDENCE = 4  # bit 2 of the CMW indicator (RFC 9999, CMW indicators registry)
 _INDICATORS = range(1, 16)
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
 _MAX_PARTS = 1 + len(LogKind)
 _MAJOR_TYPE_TAG = 6
 
@@ -97,7 +98,7 @@ def parse_evidence(media_type: str, body: bytes, limits: Limits = DEFAULT_LIMITS
         raise MalformedEvidence(
             "envelope.too-large", "the evidence is too large", expected=f"at most {limits.body_bytes} bytes", seen=f"{len(body)} bytes"
         )
-    given = parse_media_type(media_type, limits)
+    given = _without_charset(parse_media_type(media_type, limits))
     if _is_token_type(given):
         return Evidence(_bare_token(given, body))
     reader = _READERS.get(given.name)
@@ -139,6 +140,14 @@ def _records_of(evidence: Evidence) -> tuple[tuple[str, str, bytes], ...]:
         ("token", EAT_COLLECTION_TYPE, evidence.token),
         *((kind.value, f"{LOG_TYPE}; kind={kind.value}", log) for kind, log in evidence.logs),
     )
+
+
+def _without_charset(given: MediaType) -> MediaType:
+    """Drop what HTTP libraries and proxies add to types whose body is text. It names the encoding that the text has anyway."""
+    is_text = given.name.endswith("+json") or given.name == "application/eat-collection"
+    if not is_text or given.parameters.get("charset", "").lower() not in _CHARSETS:
+        return given
+    return MediaType(given.name, {name: value for name, value in given.parameters.items() if name != "charset"})
 
 
 def _is_token_type(given: MediaType) -> bool:

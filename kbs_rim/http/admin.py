@@ -3,6 +3,7 @@
 No route returns a secret's value: the services behind this module cannot even name a ciphertext.
 """
 
+import re
 from typing import Any
 
 from aiohttp import web
@@ -128,7 +129,9 @@ async def list_workloads(request: web.Request) -> web.Response:
 async def show_workload(request: web.Request) -> web.Response:
     """Show the newest revision, or the one in the query."""
     asked = request.query.get("revision")
-    revision = int(asked) if asked and asked.isdecimal() else None
+    if asked is not None and not re.fullmatch("[0-9]{1,9}", asked):
+        raise web.HTTPBadRequest(text="revision is a number.")
+    revision = None if asked is None else int(asked)
     return web.json_response(_workload_document(await request.app[REGISTRY].get_workload(request.match_info["name"], revision)))
 
 

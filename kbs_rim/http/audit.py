@@ -12,8 +12,8 @@ from kbs_rim.ports import AppraisalFilter
 from kbs_rim.services.audit import Auditor
 
 AUDITOR = web.AppKey("auditor", Auditor)
-_TICKET = re.compile(r"^[0-9a-f]{8,64}$")
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_TICKET = re.compile(r"[0-9a-f]{8,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILTERS = ("verdict", "secret", "workload", "finding", "image", "instance_id", "after", "before")
 routes = web.RouteTableDef()
 
@@ -48,7 +48,7 @@ async def list_appraisals(request: web.Request) -> web.Response:
 async def show_appraisal(request: web.Request) -> web.Response:
     """Show one appraisal with its releases and the digest of its canonical record."""
     ticket = request.match_info["ticket"]
-    if not _TICKET.match(ticket):
+    if not _TICKET.fullmatch(ticket):
         raise web.HTTPNotFound(text="A ticket is a hexadecimal number.")
     record, releases = await request.app[AUDITOR].get_appraisal(ticket)
     body = {"appraisal": record.document(), "digest": record.digest(), "releases": [release.document() for release in releases]}
@@ -59,7 +59,7 @@ async def show_appraisal(request: web.Request) -> web.Response:
 async def show_payload(request: web.Request) -> web.Response:
     """Return an input of an appraisal, byte for byte."""
     sha256 = request.match_info["sha256"]
-    if not _SHA256.match(sha256):
+    if not _SHA256.fullmatch(sha256):
         raise web.HTTPNotFound(text="A payload is named by its SHA-256.")
     data = await request.app[AUDITOR].get_payload(sha256)
     headers = {"Content-Disposition": f'attachment; filename="{sha256}.bin"'}
@@ -92,6 +92,6 @@ def _time(request: web.Request, name: str) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise web.HTTPBadRequest(text=f"{name} must be a time such as 2026-11-23T12:00:00Z.") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -22,8 +22,9 @@ LIMITS = web.AppKey("limits", Limits)
 PUBLIC_URL = web.AppKey("public_url", str)
 KEY_REQUEST_TYPE = "application/vnd.veraison.keybroker.background-check-key-request+json"
 
-_SECRET_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63}){0,2}$")
-_CHALLENGE_ID = re.compile(r"^[0-9a-f]{48}$")
+_SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63}){0,2}")
+_CHALLENGE_ID = re.compile(r"[0-9a-f]{48}")
+_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 routes = web.RouteTableDef()
 
 
@@ -31,7 +32,7 @@ routes = web.RouteTableDef()
 async def request_key(request: web.Request) -> web.Response:
     """Answer 201 with a challenge for the guest's public key. Whether the secret exists is not said."""
     name = request.match_info["name"]
-    if not _SECRET_NAME.match(name):
+    if not _SECRET_NAME.fullmatch(name):
         raise web.HTTPNotFound(text="A key is named by its key id or by repository/type/tag.")
     if request.content_type not in (KEY_REQUEST_TYPE, "application/json"):
         raise web.HTTPUnsupportedMediaType(text=f"Send {KEY_REQUEST_TYPE}.")
@@ -55,7 +56,7 @@ async def request_key(request: web.Request) -> web.Response:
 async def submit_evidence(request: web.Request) -> web.Response:
     """Answer 200 with the sealed secret, or 403 with a code and a ticket."""
     challenge_id = request.match_info["challenge"]
-    if not _CHALLENGE_ID.match(challenge_id):
+    if not _CHALLENGE_ID.fullmatch(challenge_id):
         challenge_id = ""  # an id we never issue: refused like any unknown one
     body = await read_body(request, request.app[LIMITS].body_bytes)
     metrics = request.app[METRICS]
@@ -73,7 +74,11 @@ async def submit_evidence(request: web.Request) -> web.Response:
 
 
 def _origin(request: web.Request) -> str:
-    return request.app[PUBLIC_URL] or f"{request.scheme}://{request.host}"
+    """Return the origin for Location; none, which makes it relative, if the request does not say by which name we are known."""
+    if public_url := request.app[PUBLIC_URL]:
+        return public_url
+    host = request.headers.get("Host", "")
+    return f"{request.scheme}://{host}" if _HOST.fullmatch(host) else ""
 
 
 def _base64url(data: bytes) -> str:

@@ -9,7 +9,7 @@ from secrets import token_hex
 import structlog
 from aiohttp import web
 
-from kbs_rim.errors import KbsRimError
+from kbs_rim.errors import KbsRimError, OurFault, VerifierUnavailable
 from kbs_rim.http.metrics import Metrics
 from kbs_rim.http.problems import problem_of
 from kbs_rim.services.broker import BusyError, RefusedError
@@ -35,7 +35,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except Exception as error:  # noqa: BLE001 - the boundary: whatever happened, a problem document goes out and no secret
-        if not _is_expected(error):
+        if isinstance(error, OurFault) and not isinstance(error, VerifierUnavailable):  # that one is logged with its ticket
+            _log.error("cannot serve", kind=type(error).__name__, reason=str(error), request_id=request_id)
+        elif not _is_expected(error):
             _log.exception("unhandled error", request_id=request_id)
         response = problem_of(error, request_id)
     elapsed = time.perf_counter() - started

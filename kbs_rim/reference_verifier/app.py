@@ -37,7 +37,8 @@ from kbs_rim.reference_verifier.trust_vectors import appraise_token, early_failu
 EAR_PROFILE = "tag:github.com,2023:veraison/ear"
 DEVELOPER = "kbs_rim"
 _MIN_NONCE, _MAX_NONCE, _DEFAULT_NONCE = 8, 64, 32
-_BODY_BYTES = 1 << 20
+_BODY_BYTES = 1 << 16
+"""The largest token has a quarter of this; sessions keep what was sent, and anybody can send something."""
 _SHUFFLE = SystemRandom().shuffle
 _OTHER_TYPE = "application/psa-attestation-token"
 

@@ -309,7 +309,7 @@ async def test_result_and_echo(verifier):
 
 
 async def test_large_evidence_is_refused(verifier):
-    assert (await submitted(await verifier(), io.BytesIO(bytes((1 << 20) + 1)))).status == 413
+    assert (await submitted(await verifier(), io.BytesIO(bytes((1 << 16) + 1)))).status == 413
 
 
 # --- the appraisal ----------------------------------------------------------------------------------------------------
