@@ -336,7 +336,7 @@ class Broker:
         try:
             with _Stage(attempt, "seal", self._observe):
                 version, plaintext = await self._vault.open(secret.path)
-                sealed = seal(key, plaintext)
+                sealed = _seal(key, plaintext)
                 del plaintext
         except NotFound:
             finding = Finding("policy.secret-revoked", "the secret has no active version")
@@ -437,6 +437,17 @@ class _Stage:
         elapsed_ns = time.perf_counter_ns() - self._start
         self._attempt.durations_us[self._name] = elapsed_ns // 1000
         self._observe(self._name, elapsed_ns / 1e9)
+
+
+def _seal(key: GuestKey, plaintext: bytes) -> SealedSecret:
+    """Seal; raise ``RefusedKey``. What else a crypto library says is dropped: it may quote what it was given."""
+    try:
+        return seal(key, plaintext)
+    except RefusedKey:
+        raise
+    except Exception as error:  # noqa: BLE001 - no text of this error may go anywhere
+        failure = type(error).__name__
+    raise OurFault(f"the secret could not be sealed: {failure}")
 
 
 def _commits(challenge: Challenge) -> bool:
