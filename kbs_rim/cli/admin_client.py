@@ -38,7 +38,7 @@ class AdminClient:
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         """GET a JSON document; members of ``query`` that are None are left out."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        return json.loads(self._send("GET", path + ("?" + urllib.parse.urlencode(given) if given else ""), None))
+        return json.loads(self._send("GET", _quoted(path) + ("?" + urllib.parse.urlencode(given) if given else ""), None))
 
     def pages(self, path: str, member: str, *, query: Mapping[str, Any] | None = None, limit: int | None = None) -> Iterator[Any]:
         """Yield items of a paged listing, at most ``limit`` of them, following the ``next`` cursor."""
@@ -54,11 +54,11 @@ class AdminClient:
 
     def get_bytes(self, path: str) -> bytes:
         """GET raw bytes."""
-        return self._send("GET", path, None)
+        return self._send("GET", _quoted(path), None)
 
     def send(self, method: str, path: str, document: Any) -> Any:
         """POST or PUT a JSON document and return the JSON answer."""
-        return json.loads(self._send(method, path, json.dumps(document).encode()))
+        return json.loads(self._send(method, _quoted(path), json.dumps(document).encode()))
 
     def _send(self, method: str, path: str, body: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
@@ -76,6 +76,11 @@ class AdminClient:
             raise OurFault(
                 f"cannot reach the broker at {self._url}: {reason}. Set KBS_RIM_URL or --url to its internal listener."
             ) from None
+
+
+def _quoted(path: str) -> str:
+    """Names come from the command line: what is no path character must not become a query, a header or an exception."""
+    return urllib.parse.quote(path, safe="/:")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
