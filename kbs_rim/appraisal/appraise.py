@@ -227,7 +227,7 @@ def _verdict(
     facts = _facts(case, resolved, best)
     facts["platform"] = dict(platform_facts)
     facts["other_workloads"] = {
-        opinion.candidate.workload.name: [finding.id for finding in errors_of(opinion.findings)]
+        opinion.candidate.workload.name: list(dict.fromkeys(finding.id for finding in errors_of(opinion.findings)))
         for opinion in opinions
         if opinion is not best
     }

@@ -6,21 +6,26 @@ it honestly (``specs/measurement-log.md`` 5.1). Each rule below names the attack
 own, so that one appraisal shows everything that is wrong.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kbs_rim.appraisal.findings import Finding, Severity
 from kbs_rim.appraisal.registered_image import ImageState, RegisteredImage
 from kbs_rim.appraisal.workload import ImageRule, ParameterRules, Role, Workload
 from kbs_rim.limits import GRANULE_SIZE
-from kbs_rim.measurement.boot_plan import BootPlan, LoadedImage
+from kbs_rim.measurement.boot_plan import BootPlan, LoadedImage, RecRecord
 from kbs_rim.measurement.device_tree import DeviceTreeFacts
 from kbs_rim.measurement.dialect import Dialect
 from kbs_rim.measurement.rmm import RealmCreate, RealmFlags
 
 KERNEL_ALIGNMENT = 2 * 1024 * 1024
 """arm64 boot protocol: the Image lies ``text_offset`` bytes above a 2 MiB boundary."""
-DEVICE_TREE_ALIGNMENT = 8
+LEGACY_TEXT_OFFSET = 0x80000
+"""Where VMMs put a kernel whose header has no ``image_size`` (before Linux 3.17): then ``text_offset`` means nothing."""
+_ALIGNMENT = {Role.FIRMWARE: GRANULE_SIZE, Role.DEVICE_TREE: 8}
+"""Firmware computes addresses by page and offset, so it runs at page boundaries only."""
+_RECS_JUDGED = 8
+"""Runnable vCPUs that are looked at one by one; more than one is refused anyway, and each could leave five findings."""
 _KNOWN_FLAGS = RealmFlags.LPA2 | RealmFlags.SVE | RealmFlags.PMU | RealmFlags.DA | RealmFlags.MEC_PRIVATE
 _CLAIMED_ROLES = {"KERNEL": Role.KERNEL, "INITRD": Role.INITRD, "FIRMWARE": Role.FIRMWARE, "DTB": Role.DEVICE_TREE}
 
@@ -35,6 +40,10 @@ class Range:
     def holds(self, other: "Range") -> bool:
         """True if ``other`` lies wholly inside."""
         return self.base <= other.base and other.top <= self.top
+
+    def meets(self, other: "Range") -> bool:
+        """True if the two have an address in common."""
+        return self.base < other.top and other.base < self.top
 
     def __contains__(self, address: object) -> bool:
         return isinstance(address, int) and self.base <= address < self.top
@@ -89,11 +98,12 @@ def _findings(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: W
     yield from _judge_hash(plan, workload)
     yield from _judge_ram(ram, workload)
     yield from _judge_places(placed, workload, ram)
+    yield from _judge_tree_place(by_role.get(Role.DEVICE_TREE), workload, ram)
     yield from _judge_overlaps(plan, page)
     yield from _judge_kernel(by_role.get(Role.KERNEL), plan, ram)
     yield from _judge_log_area(plan, tree, ram)
     yield from _judge_recs(plan, by_role, workload)
-    yield from _judge_tree(by_role, tree, ram, workload)
+    yield from _judge_tree(by_role, tree, ram, plan, workload)
 
 
 # --- images and roles -------------------------------------------------------------------------------------------------
@@ -145,21 +155,36 @@ def _names(rule: ImageRule) -> str:
 
 
 def _judge_places(placed: list[Placed], workload: Workload, ram: Range | None) -> Iterator[Finding]:
-    """An image lies where its role may: in the workload's windows if it names some, else anywhere in RAM."""
+    """An image lies where its role may: in RAM, and in the workload's windows if it names some.
+
+    Only firmware may lie outside RAM, if a window says so, and then wholly (QEMU's flash). An initrd out there would be dropped
+    by Linux, which boots on without it.
+    """
     for item in placed:
         rule = workload.rule_for(item.role)
         windows = rule.addresses if rule else ()
-        if windows:
-            if not any(item.loaded.base in window for window in windows):
-                allowed = ", ".join(f"{window.min:#x}-{window.max:#x}" for window in windows)
-                message = f"the {item.role.value} lies at an address the workload does not allow"
-                yield Finding("boot.address", message, expected=allowed, seen=hex(item.loaded.base), where=item.where)
-        elif ram is not None and not ram.holds(item.range):
+        if windows and not any(item.loaded.base in window for window in windows):
+            allowed = ", ".join(f"{window.min:#x}-{window.max:#x}" for window in windows)
+            message = f"the {item.role.value} lies at an address the workload does not allow"
+            yield Finding("boot.address", message, expected=allowed, seen=hex(item.loaded.base), where=item.where)
+        flash = bool(windows) and item.role is Role.FIRMWARE
+        if ram is not None and not ram.holds(item.range) and (ram.meets(item.range) or not flash):
             message = f"the {item.role.value} lies outside RAM"
             yield Finding("boot.outside-ram", message, expected=str(ram), seen=str(item.range), where=item.where)
-        if item.role is Role.DEVICE_TREE and item.loaded.base % DEVICE_TREE_ALIGNMENT:
-            message = "the device tree is not 8-byte aligned"
+        alignment = _ALIGNMENT.get(item.role, 1)
+        if item.loaded.base % alignment:
+            message = f"the {item.role.value} is not at a multiple of {alignment} bytes"
             yield Finding("boot.alignment", message, seen=hex(item.loaded.base), where=item.where)
+
+
+def _judge_tree_place(tree: Placed | None, workload: Workload, ram: Range | None) -> Iterator[Finding]:
+    """Firmware that gets no x0 looks for the tree at the start of RAM; the tree must lie there, or in the workload's window."""
+    rule = workload.rule_for(Role.DEVICE_TREE)
+    if tree is None or ram is None or workload.entry.x0 != "zero" or (rule and rule.addresses):
+        return
+    if tree.loaded.base != ram.base:
+        message = "x0 names no device tree, and the measured one is not at the start of RAM where firmware looks"
+        yield Finding("boot.address", message, expected=hex(ram.base), seen=hex(tree.loaded.base), where=tree.where)
 
 
 def _judge_overlaps(plan: BootPlan, page: int) -> Iterator[Finding]:
@@ -186,7 +211,8 @@ def _judge_kernel(kernel: Placed | None, plan: BootPlan, ram: Range | None) -> I
     if header is None:
         yield Finding("boot.kernel-header", "the kernel has no arm64 Image header", seen=kernel.image.name, where=kernel.where)
         return
-    if (kernel.loaded.base - header.text_offset) % KERNEL_ALIGNMENT:
+    offsets = {header.text_offset} if header.image_size else {header.text_offset, LEGACY_TEXT_OFFSET}
+    if all((kernel.loaded.base - offset) % KERNEL_ALIGNMENT for offset in offsets):
         message = "the kernel is not at its text_offset above a 2 MiB boundary"
         seen = f"{kernel.loaded.base:#x} with text_offset {header.text_offset:#x}"
         yield Finding("boot.alignment", message, seen=seen, where=kernel.where)
@@ -194,9 +220,12 @@ def _judge_kernel(kernel: Placed | None, plan: BootPlan, ram: Range | None) -> I
     if ram is not None and not ram.holds(memory):
         message = "the kernel's memory reaches beyond RAM"
         yield Finding("boot.kernel-header", message, expected=str(ram), seen=str(memory), where=kernel.where)
-    for other in plan.images:
-        if other.event != kernel.loaded.event and memory.base < other.base + other.size and other.base < memory.top:
-            message = f"the kernel's memory reaches into what event {other.event} loaded"
+    others = [(image.event, Range(image.base, image.top)) for image in plan.images if image.event != kernel.loaded.event]
+    if plan.log_area is not None:
+        others.append((plan.log_area.event, Range(plan.log_area.base, plan.log_area.base + plan.log_area.size)))
+    for event, other in others:
+        if memory.meets(other):
+            message = f"the kernel's memory reaches into what event {event} populated"
             yield Finding("boot.kernel-header", message, seen=f"{memory} and {other.base:#x}", where=kernel.where)
 
 
@@ -248,13 +277,19 @@ def _judge_parameters(params: RealmCreate, rules: ParameterRules) -> Iterator[Fi
 
 def _ram_of(plan: BootPlan, tree: DeviceTreeFacts | None) -> Range | None:
     """RAM as logged; where the kernel sets RIPAS and nothing is logged (RMM 2.0), as the measured device tree says."""
-    if len(plan.ripas) == 1:
-        record = plan.ripas[0]
-        return Range(record.base, record.base + record.size)
-    if not plan.ripas and tree is not None and len(tree.memory) == 1:
-        base, size = tree.memory[0]
-        return Range(base, base + size)
-    return None
+    found = _joined((record.base, record.size) for record in plan.ripas) if plan.ripas else _joined(tree.memory if tree else ())
+    return found[0] if len(found) == 1 else None
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> tuple[Range, ...]:
+    """Return (base, size) pairs as ranges, ascending, neighbours joined: NUMA nodes have one each. What overlaps stays apart."""
+    found: list[Range] = []
+    for base, size in sorted(ranges):
+        if found and found[-1].top == base:
+            found[-1] = Range(found[-1].base, base + size)
+        else:
+            found.append(Range(base, base + size))
+    return tuple(found)
 
 
 def _judge_ram(ram: Range | None, workload: Workload) -> Iterator[Finding]:
@@ -281,20 +316,24 @@ def _judge_log_area(plan: BootPlan, tree: DeviceTreeFacts | None, ram: Range | N
         expected = f"{tree.log_area[0]:#x}-{sum(tree.log_area):#x}" if tree.log_area else "no log area"
         message = "the device tree does not reserve the log area"
         yield Finding("boot.log-reserved", message, expected=expected, seen=str(area), where=where)
-    for record in plan.recs:
+    for record in _runnable(plan)[:_RECS_JUDGED]:
         for name, value in (("pc", record.rec.pc), ("x0", record.rec.gprs[0])):
-            if record.rec.runnable and value in area:
+            if value in area:
                 message = f"{name} points into the log area, which the host wrote"
                 yield Finding("boot.log-area", message, seen=hex(value), where={"event": record.event, "register": name})
 
 
+def _runnable(plan: BootPlan) -> tuple[RecRecord, ...]:
+    return tuple(record for record in plan.recs if record.rec.runnable)
+
+
 def _judge_recs(plan: BootPlan, by_role: Mapping[Role, Placed], workload: Workload) -> Iterator[Finding]:
     """Exactly one runnable vCPU, which starts at the start of the right image with the registers of the boot protocol."""
-    runnable = [record for record in plan.recs if record.rec.runnable]
+    runnable = _runnable(plan)
     if len(runnable) != 1:
         yield Finding("boot.rec-count", "not exactly one vCPU is runnable at boot", expected="1", seen=str(len(runnable)))
     entry = by_role.get(workload.entry.role)
-    for record in runnable:
+    for record in runnable[:_RECS_JUDGED]:
         rec, where = record.rec, {"event": record.event}
         if rec.flags != 1:
             yield Finding("boot.rec-flags", "the REC has unknown flags", expected="0x1", seen=hex(rec.flags), where=where)
@@ -320,7 +359,9 @@ def _judge_registers(gprs: tuple[int, ...], tree: Placed | None, workload: Workl
 # --- device tree (byte-equal to a registered image in this version) ---------------------------------------------------
 
 
-def _judge_tree(by_role: Mapping[Role, Placed], tree: DeviceTreeFacts | None, ram: Range | None, workload: Workload) -> Iterator[Finding]:
+def _judge_tree(
+    by_role: Mapping[Role, Placed], tree: DeviceTreeFacts | None, ram: Range | None, plan: BootPlan, workload: Workload
+) -> Iterator[Finding]:
     """The tree's bytes are registered; what it says must also be true of this VM."""
     placed = by_role.get(Role.DEVICE_TREE)
     if placed is None:
@@ -329,21 +370,27 @@ def _judge_tree(by_role: Mapping[Role, Placed], tree: DeviceTreeFacts | None, ra
     if tree is None:
         yield Finding("tree.malformed", "the image registered as device tree is none", seen=placed.image.name, where=placed.where)
         return
-    seen = ", ".join(str(Range(base, base + size)) for base, size in tree.memory) or "no memory node"
-    if ram is not None and tree.memory != ((ram.base, ram.top - ram.base),):
+    memory = _joined(tree.memory)
+    if ram is not None and memory != (ram,):
         message = "the device tree's memory is not the realm's RAM"
+        seen = ", ".join(map(str, memory)) or "no memory node"
         yield Finding("tree.memory", message, expected=str(ram), seen=seen, where=placed.where)
-    yield from _judge_initrd(by_role.get(Role.INITRD), tree, placed, workload)
+    yield from _judge_initrd(by_role.get(Role.INITRD), tree, placed, plan, workload)
 
 
-def _judge_initrd(initrd: Placed | None, tree: DeviceTreeFacts, placed: Placed, workload: Workload) -> Iterator[Finding]:
+def _judge_initrd(initrd: Placed | None, tree: DeviceTreeFacts, placed: Placed, plan: BootPlan, workload: Workload) -> Iterator[Finding]:
     """The kernel finds its initrd through the tree: the range must be the measured initrd, or absent without one."""
     named = Range(*tree.initrd) if tree.initrd and tree.initrd[0] != tree.initrd[1] else None
     loaded = initrd.range if initrd else None
     if named == loaded:
         return
-    # Firmware does not read these properties: it gets its initrd elsewhere and measures it at run time.
-    severity = Severity.WARNING if workload.entry.role is Role.FIRMWARE and loaded is None else Severity.ERROR
+    # Firmware does not read these properties: it gets its initrd elsewhere and measures it at run time. But it may hand the
+    # tree on to a kernel that does, so the range must not be memory that the host wrote.
+    area = plan.log_area
+    hostile = named is not None and area is not None and named.meets(Range(area.base, area.base + area.size))
+    harmless = workload.entry.role is Role.FIRMWARE and loaded is None and not hostile
     message = "the device tree's initrd is not the initrd that was loaded"
     expected, seen = str(loaded or "no initrd"), str(named or "no initrd")
-    yield Finding("tree.initrd", message, severity, expected=expected, seen=seen, where=placed.where)
+    yield Finding(
+        "tree.initrd", message, Severity.WARNING if harmless else Severity.ERROR, expected=expected, seen=seen, where=placed.where
+    )

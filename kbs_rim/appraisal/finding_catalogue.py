@@ -169,7 +169,7 @@ _BOOT = _entries(6, "boot-plan-refused", (
     ("boot.overlap", "Two ranges overlap.", "A hostile host may hide one image under another."),
     ("boot.outside-ram", "A range lies outside RAM.", "Compare the VM's definition with the workload."),
     ("boot.address", "An image lies at an address that its role may not have.", "Compare the VM's definition with the workload."),
-    ("boot.alignment", "An image lies at an address with an alignment that its role may not have.", "arm64 kernels load at 2 MiB plus text_offset; device trees at 8 bytes."),
+    ("boot.alignment", "An image lies at an address with an alignment that its role may not have.", "arm64 kernels load at 2 MiB plus text_offset, firmware at 4 KiB, device trees at 8 bytes."),
     ("boot.log-area", "The unmeasured log area holds something that must be measured.", "The entry point or x0 points into memory that the host wrote."),
     ("boot.log-reserved", "The device tree does not reserve the log area.", "Use the device tree of a VM with a measurement log."),
     ("boot.rec-count", "Not exactly one vCPU is runnable at boot.", "A second runnable vCPU is host-chosen code."),
@@ -183,7 +183,7 @@ _BOOT = _entries(6, "boot-plan-refused", (
     ("boot.hash-mismatch", "The token and the log name different hash algorithms.", "The log is not of this realm."),
     ("boot.ram", "The RAM is not what the workload or the VMM allows.", "See the workload's memory table."),
     ("boot.vmm", "The VMM is not one the workload allows.", "See the workload's vmm list."),
-    ("boot.kernel-header", "The kernel image has no arm64 Image header, or its memory reaches beyond RAM or into another image.", "Register a Linux arm64 Image."),
+    ("boot.kernel-header", "The kernel image has no arm64 Image header, or its memory reaches beyond RAM, into another image or into the log area.", "Register a Linux arm64 Image."),
     ("boot.image-deprecated", "A deprecated image was loaded.", "Plan the move to its successor."),
 ))
 _TREE = _entries(7, "device-tree-refused", (
@@ -194,6 +194,7 @@ _TREE = _entries(7, "device-tree-refused", (
 ))
 _REM = _entries(8, "measurement-refused", (
     ("rem.mismatch", "A REM does not have the expected value.", "Runtime measurements must be zero or as the workload says."),
+    ("rem.nothing-measured", "Firmware started first and left all REMs at zero.", "The RIM covers the firmware alone. List the REM values of a measured boot in realm.rems, or be sure that the firmware verifies all it starts."),
     ("rpv.mismatch", "The realm personalization value is not the expected one.", "The host chose another RPV."),
     ("mec.policy", "The realm's memory is not encrypted with a private key.", "Start the realm with a private MEC policy."),
 ))

@@ -3,9 +3,9 @@
 import hmac
 from collections.abc import Iterator
 
-from kbs_rim.appraisal.findings import Finding
+from kbs_rim.appraisal.findings import Finding, Severity
 from kbs_rim.appraisal.token_rules import lifecycle_state
-from kbs_rim.appraisal.workload import PlatformRules, RealmRules, Workload
+from kbs_rim.appraisal.workload import PlatformRules, RealmRules, Role, Workload
 from kbs_rim.evidence.cca_token import CcaToken, PlatformClaims, RealmClaims
 
 _RPV_SIZE = 64
@@ -18,6 +18,7 @@ def judge_claims(token: CcaToken, workload: Workload) -> tuple[Finding, ...]:
         *_judge_profile(token, workload.realm),
         *_judge_personalization(token.realm.claims, workload.realm),
         *_judge_rems(token.realm.claims, workload.realm),
+        *_judge_firmware(token.realm.claims, workload),
         *_judge_memory_encryption(token.realm.claims, workload.realm),
     )
 
@@ -64,6 +65,13 @@ def _judge_rems(claims: RealmClaims, rules: RealmRules) -> Iterator[Finding]:
             expected = "zero" if rule == "zero" else " or ".join(item.hex() for item in allowed)
             message = f"REM{number} does not have the expected value"
             yield Finding("rem.mismatch", message, expected=expected, seen=value.hex(), where={"rem": number})
+
+
+def _judge_firmware(claims: RealmClaims, workload: Workload) -> Iterator[Finding]:
+    """The RIM ends with the firmware. What that loaded from the host's disk or fw_cfg is in the REMs, or nowhere."""
+    if workload.entry.role is Role.FIRMWARE and not any(map(any, claims.extensible_measurements)):
+        message = "firmware started first and measured nothing: what it loaded is unknown"
+        yield Finding("rem.nothing-measured", message, Severity.WARNING, expected="a measured boot", seen="REMs of zeros")
 
 
 def _judge_memory_encryption(claims: RealmClaims, rules: RealmRules) -> Iterator[Finding]:
