@@ -27,6 +27,7 @@ from kbs_rim.http.app import guest_app, internal_app, server_logger
 from kbs_rim.http.metrics import Metrics
 from kbs_rim.services.audit import Auditor
 from kbs_rim.services.broker import Broker, BrokerPolicy, BrokerStores
+from kbs_rim.services.explanation import Explainer
 from kbs_rim.services.principals import Principals
 from kbs_rim.services.readiness import Readiness
 from kbs_rim.services.registry import Registry
@@ -137,6 +138,7 @@ def _applications(
         observe=metrics.observe_stage,
     )
     guest = guest_app(broker, settings.limits, metrics, public_url=settings.http.guest.public_url or "")
+    auditor = Auditor(store.record_reader)
     internal = internal_app(
         registry=Registry(
             images=store.images,
@@ -147,7 +149,8 @@ def _applications(
             limits=settings.limits,
         ),
         vault=SecretVault(store=store.secrets, kek=kek, clock=clock, entropy=entropy, limits=settings.limits),
-        auditor=Auditor(store.record_reader),
+        auditor=auditor,
+        explainer=Explainer(auditor=auditor, images=store.images, limits=settings.limits, executor=executor),
         principals=Principals(store=store.principals, clock=clock, entropy=entropy),
         readiness=Readiness(health=store.health, verifier=verifier, kek=kek),
         limits=settings.limits,

@@ -72,6 +72,29 @@ def show(ticket: str, url: str, token_file: Path | None, ca_file: Path | None, *
 
 
 @command.command()
+@click.argument("ticket")
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="A file that the realm loaded; if the log names it, it is compared with the nearest registered image, granule by granule.",
+)
+@connected
+def explain(ticket: str, images: tuple[Path, ...], url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+    """Say why a realm was refused, what to do about it, and which registered images come close."""
+    from kbs_rim.cli.explain_view import compare_images, print_explanation
+
+    client = connect(url, token_file, ca_file)
+    answer = client.get(f"/audit/v1/appraisals/{ticket}/explanation")
+    answer["differences"] = compare_images(client, answer, images)
+    if as_json:
+        print_json(answer)
+    else:
+        print_explanation(answer)
+
+
+@command.command()
 @click.argument("sha256")
 @click.option("--output", type=click.Path(path_type=Path, allow_dash=True), default="-", help="Where to write it; default stdout.")
 @connected

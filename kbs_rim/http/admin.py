@@ -70,6 +70,13 @@ async def show_image(request: web.Request) -> web.Response:
     return web.json_response(image_document(await request.app[REGISTRY].get_image(request.match_info["id"])))
 
 
+@routes.get("/admin/v1/images/{id}/measurements")
+async def show_measurements(request: web.Request) -> web.Response:
+    """Return what was registered, granule digests included, for comparing it with a file granule by granule."""
+    measurements = await request.app[REGISTRY].get_measurements(request.match_info["id"])
+    return web.json_response(measurements.to_document())
+
+
 @routes.post("/admin/v1/images/{id}/state")
 async def change_image(request: web.Request) -> web.Response:
     """Deprecate, revoke or re-activate; a revocation holds on every replica when this returns, and says what it touches."""

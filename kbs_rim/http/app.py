@@ -8,10 +8,12 @@ from aiohttp.http import HttpProcessingError
 from kbs_rim.http import admin, audit, internal, keybroker
 from kbs_rim.http.auth import PRINCIPALS, authenticate
 from kbs_rim.http.metrics import Metrics
-from kbs_rim.http.middleware import METRICS, observe
+from kbs_rim.http.middleware import METRICS, RECEIVING, observe
+from kbs_rim.http.receiving import Receiving
 from kbs_rim.limits import Limits
 from kbs_rim.services.audit import Auditor
 from kbs_rim.services.broker import Broker
+from kbs_rim.services.explanation import Explainer
 from kbs_rim.services.principals import Principals
 from kbs_rim.services.readiness import Readiness
 from kbs_rim.services.registry import Registry
@@ -25,6 +27,7 @@ def guest_app(broker: Broker, limits: Limits, metrics: Metrics, *, public_url: s
     app[keybroker.LIMITS] = limits
     app[keybroker.PUBLIC_URL] = public_url.rstrip("/")
     app[METRICS] = metrics
+    app[RECEIVING] = Receiving(limits.receiving_bytes)
     app.add_routes(keybroker.routes)
     return app
 
@@ -34,6 +37,7 @@ def internal_app(
     registry: Registry,
     vault: SecretVault,
     auditor: Auditor,
+    explainer: Explainer,
     principals: Principals,
     readiness: Readiness,
     limits: Limits,
@@ -48,6 +52,7 @@ def internal_app(
     app[admin.VAULT] = vault
     app[admin.LIMITS] = limits
     app[audit.AUDITOR] = auditor
+    app[audit.EXPLAINER] = explainer
     app.add_routes(internal.routes)
     app.add_routes(admin.routes)
     app.add_routes(audit.routes)

@@ -10,8 +10,10 @@ from kbs_rim.http.paging import page_limit, page_of
 from kbs_rim.ledger.records import VerdictKind
 from kbs_rim.ports import AppraisalFilter
 from kbs_rim.services.audit import Auditor
+from kbs_rim.services.explanation import Explainer
 
 AUDITOR = web.AppKey("auditor", Auditor)
+EXPLAINER = web.AppKey("explainer", Explainer)
 _TICKET = re.compile(r"[0-9a-f]{8,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILTERS = ("verdict", "secret", "workload", "finding", "image", "instance_id", "after", "before")
@@ -53,6 +55,17 @@ async def show_appraisal(request: web.Request) -> web.Response:
     record, releases = await request.app[AUDITOR].get_appraisal(ticket)
     body = {"appraisal": record.document(), "digest": record.digest(), "releases": [release.document() for release in releases]}
     return web.json_response(body)
+
+
+@routes.get("/audit/v1/appraisals/{ticket}/explanation")
+async def explain_appraisal(request: web.Request) -> web.Response:
+    """Say what each finding that refused means, what to do about it, and which registered images come close."""
+    ticket = request.match_info["ticket"]
+    if not _TICKET.fullmatch(ticket):
+        raise web.HTTPNotFound(text="A ticket is a hexadecimal number.")
+    explanation = await request.app[EXPLAINER].explain(ticket)
+    reasons = [reason.to_document() for reason in explanation.reasons]
+    return web.json_response({"appraisal": explanation.record.document(), "reasons": reasons})
 
 
 @routes.get("/audit/v1/payloads/{sha256}")

@@ -12,16 +12,24 @@ from aiohttp import web
 from kbs_rim.errors import KbsRimError, OurFault, VerifierUnavailable
 from kbs_rim.http.metrics import Metrics
 from kbs_rim.http.problems import problem_of
+from kbs_rim.http.receiving import Receiving
 from kbs_rim.services.broker import BusyError, RefusedError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 METRICS = web.AppKey("metrics", Metrics)
+RECEIVING = web.AppKey("receiving", Receiving)
+"""On the guests' application; administrators are known before their body is read."""
 BODY_TIMEOUT_S = 30
 """A guest that needs longer to send two megabytes is holding a connection, not sending."""
 
 _ACCEPTED_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
-_SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
+_SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'",
+    "Server": "kbs_rim",
+}
 _log = structlog.get_logger("kbs_rim.http")
 
 
@@ -58,19 +66,23 @@ def _is_expected(error: Exception) -> bool:
 async def read_body(request: web.Request, limit_bytes: int) -> bytes:
     """Return the body if it has at most ``limit_bytes``.
 
-    Raise 413 if it is larger, 415 for a content coding, 408 if it comes too slowly, 400 if it is cut off or badly chunked.
+    Raise ``BusyError`` if too many bytes of others are arriving,
+    413 if it is larger, 415 for a content coding, 408 if it comes too slowly, 400 if it is cut off or badly chunked.
     """
     if any(coding.strip().lower() != "identity" for coding in request.headers.getall("Content-Encoding", ())):
         raise web.HTTPUnsupportedMediaType(text="Send the body without a content coding.")
     if request.content_length is not None and request.content_length > limit_bytes:
         raise web.HTTPRequestEntityTooLarge(limit_bytes, request.content_length)
     body = bytearray()
+    receiving = request.app.get(RECEIVING) or Receiving(limit_bytes)
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise web.HTTPRequestEntityTooLarge(limit_bytes, len(body))
+        with receiving.share() as take:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for chunk in request.content.iter_any():
+                    if len(body) + len(chunk) > limit_bytes:
+                        raise web.HTTPRequestEntityTooLarge(limit_bytes, len(body) + len(chunk))
+                    take(len(chunk))
+                    body += chunk
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="The body came too slowly.") from None
     except (ConnectionError, web.RequestPayloadError):

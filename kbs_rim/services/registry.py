@@ -57,6 +57,13 @@ class Registry:
         """Raise ``NotFound``."""
         return await self._images.get_image(image_id)
 
+    async def get_measurements(self, image_id: str) -> ImageMeasurements:
+        """Return all that was measured of an image, granule digests included. Raises ``NotFound``."""
+        record = await self._images.get_image(image_id)
+        wanted = [(algorithm.value, digest) for algorithm, digest in record.measurements.digests.items()]
+        found = await self._images.find_images(wanted)
+        return next(item.measurements for item in found if item.id == image_id)
+
     async def list_images(self, *, state: ImageState | None = None, after: str | None = None, limit: int = 100) -> list[ImageRecord]:
         """Return images ordered by id."""
         return await self._images.list_images(state=state, after=after, limit=limit)

@@ -1,0 +1,94 @@
+"""``kbs-rim appraisal explain``: files compared with registered images here, where the files are, and the text for people."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kbs_rim.cli.admin_client import AdminClient
+from kbs_rim.errors import InvalidDocument, MalformedEvidence
+
+_MAX_LISTED = 10
+
+
+def compare_images(client: AdminClient, answer: dict[str, Any], files: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """Compare each file that an unknown-image finding is about with the nearest registered image; return what differs."""
+    from kbs_rim.cli.image import measure_file
+
+    measured = [(file, measure_file(file)) for file in files]
+    differences = []
+    for reason in answer["reasons"]:
+        if reason["finding"]["id"] != "rim.image-unknown" or not reason["nearest"]:
+            continue
+        seen = reason["finding"].get("seen")
+        for file, image in measured:
+            if seen in {digest.hex() for digest in image.digests.values()}:
+                differences.append(_difference(client, reason, file, image))
+    return differences
+
+
+def _difference(client: AdminClient, reason: dict[str, Any], file: Path, image: Any) -> dict[str, Any]:
+    from kbs_rim.appraisal.explain import differing_granules
+    from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+    from kbs_rim.limits import DEFAULT_LIMITS
+    from kbs_rim.measurement.boot_plan import LoadedImage
+    from kbs_rim.measurement.image import ImageMeasurements
+
+    near, finding = reason["nearest"][0], reason["finding"]
+    result: dict[str, Any] = {"file": str(file), "event": finding["where"]["event"], "nearest": near["id"], "name": near["name"]}
+    try:
+        document = client.get(f"/admin/v1/images/{near['id']}/measurements")
+        registered = ImageMeasurements.from_document(document, DEFAULT_LIMITS)
+        algorithm = next(algorithm for algorithm in HashAlgorithm if image.digests[algorithm].hex() == finding["seen"])
+        where = finding["where"]
+        loaded = LoadedImage(
+            where["event"], where["description"], int(where["address"], 16), image.size, image.digests[algorithm], algorithm
+        )
+        difference = differing_granules(image, registered, loaded, _MAX_LISTED)
+    except (InvalidDocument, MalformedEvidence, ValueError) as error:
+        return {**result, "problem": f"cannot be compared: {error}"}
+    if difference is None:
+        return {**result, "problem": "the two do not have a layout in common at this address"}
+    granules = [{"index": index, "address": hex(address)} for index, address in difference.first]
+    return {**result, "differing": difference.count, "compared": difference.compared, "granules": granules}
+
+
+def print_explanation(answer: dict[str, Any]) -> None:
+    """Print an explanation as text."""
+    record = answer["appraisal"]
+    click.echo(f"{record['verdict']}: secret {record['secret'] or 'unknown'}, workload {record['workload'] or 'none'}, {record['at']}")
+    if not answer["reasons"]:
+        click.echo("Nothing was refused.")
+    for reason in answer["reasons"]:
+        _print_reason(reason)
+    for difference in answer["differences"]:
+        _print_difference(difference)
+
+
+def _print_reason(reason: dict[str, Any]) -> None:
+    finding = reason["finding"]
+    click.echo(f"\n{finding['id']} (step {finding['step']}): {finding['message']}")
+    for name in ("expected", "seen"):
+        if finding.get(name) is not None:
+            click.echo(f"  {name}: {finding[name]}")
+    where = ", ".join(f"{name} {value}" for name, value in finding.get("where", {}).items())
+    if where:
+        click.echo(f"  where: {where}")
+    click.echo(f"  {reason['title']} {reason['remedy']}")
+    for hint in reason["hints"]:
+        click.echo(f"  - {hint}")
+    for near in reason["nearest"]:
+        size = "same size" if near["size_difference"] == 0 else f"the log's is {near['size_difference']:+d} bytes"
+        click.echo(f"  near: {near['name']} ({near['state']}, {size}) {near['id']}")
+
+
+def _print_difference(difference: dict[str, Any]) -> None:
+    head = f"\n{difference['file']} (event {difference['event']}) and {difference['name']}: "
+    if "problem" in difference:
+        click.echo(head + difference["problem"])
+        return
+    click.echo(f"{head}{difference['differing']} of {difference['compared']} granules differ")
+    for granule in difference["granules"]:
+        click.echo(f"  granule {granule['index']} at {granule['address']}")
+    if difference["differing"] > len(difference["granules"]):
+        click.echo(f"  and {difference['differing'] - len(difference['granules'])} more")
