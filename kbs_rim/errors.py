@@ -7,7 +7,20 @@ No message of this tree may contain a secret or the bytes of a token.
 
 
 class KbsRimError(Exception):
-    """Root of every error raised on purpose by kbs_rim."""
+    """Root of every error raised on purpose by kbs_rim.
+
+    Messages quote what was read and what other libraries said of it. They are shown on terminals and pages and stored in logs
+    and databases, so what does not print (control characters, halves of surrogate pairs) is escaped here, for all of them.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_presentable(message))
+
+
+def _presentable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode("ascii") for character in text)
 
 
 class TheirFault(KbsRimError):
@@ -16,9 +29,9 @@ class TheirFault(KbsRimError):
     def __init__(self, finding_id: str, message: str, *, expected: str | None = None, seen: str | None = None) -> None:
         super().__init__(message)
         self.finding_id = finding_id
-        self.message = message
-        self.expected = expected
-        self.seen = seen
+        self.message = _presentable(message)
+        self.expected = None if expected is None else _presentable(expected)
+        self.seen = None if seen is None else _presentable(seen)
 
 
 class MalformedEvidence(TheirFault):
