@@ -22,6 +22,7 @@ class Limits:
     """All limits of one process. ``Limits()`` gives the defaults."""
 
     body_bytes: int = _limit(2 * MIB, "bytes", "token, three logs and base64 overhead fit; a larger body is an attack")
+    receiving_bytes: int = _limit(64 * MIB, "bytes", "bodies of guests that are still arriving, all together; 700 usual ones")
     admin_body_bytes: int = _limit(64 * MIB, "bytes", "granule digests of a 256 MiB image, all algorithms and layouts, in base64")
     key_request_bytes: int = _limit(16 * KIB, "bytes", "a JWK of RSA 8192 is 1.4 KiB")
     json_depth: int = _limit(16, "levels", "a JWK inside a request needs 3; the deepest document needs fewer than 10")
