@@ -36,7 +36,7 @@ for _registry_command in (
 
 
 @command.command(name="hash")
-@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument("file", type=click.Path(allow_dash=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--granules", is_flag=True, help="With --json: include the granule digests, base64.")
 def hash_(file: Path, *, as_json: bool, granules: bool) -> int:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from kbs_rim.measurement.boot_plan import BootPlan
     from kbs_rim.measurement.image import ImageMeasurements
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+_FILE = click.Path(path_type=Path)
+_LOG = click.Path(path_type=Path, allow_dash=True)
 _ROUNDINGS = {"4k": 4096, "16k": 16384, "64k": 65536}
 _CHUNK = 1 << 20
 _WIDTH_OF_A_PIPE = 200
@@ -28,12 +29,12 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=_LOG)
 @click.option("--kind", type=click.Choice(["vmm", "tpm", "cc"]), help="Who wrote the log [default: guessed from its records].")
 @click.option("--registers", is_flag=True, help="Print the registers that the log extends, instead of its records.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(file: Path, kind: str | None, registers: bool, as_json: bool) -> int:
-    """Print the records of a log, or its replayed registers. Exit 1 if it is malformed.
+    """Print the records of the log FILE (- reads stdin), or its replayed registers. Exit 1 if it is malformed.
 
     What a log says is not proven by showing it: only digests are measured, and only a register tells whether they were.
     """
@@ -57,8 +58,9 @@ def show(file: Path, kind: str | None, registers: bool, as_json: bool) -> int:
 def _read(file: Path) -> bytes:
     from kbs_rim.limits import DEFAULT_LIMITS
 
-    with file.open("rb") as stream:
-        return stream.read(DEFAULT_LIMITS.log_bytes + 1)
+    with click.open_file(str(file), "rb") as stream:
+        data: bytes = stream.read(DEFAULT_LIMITS.log_bytes + 1)
+    return data
 
 
 def _parse(data: bytes, kind: str | None) -> "TcgLog":
@@ -164,7 +166,7 @@ def _register(kind: "LogKind", event: "TcgEvent") -> str:
 
 
 @command.command()
-@click.argument("log", type=_FILE)
+@click.argument("log", type=_LOG)
 @click.argument("more_images", type=_FILE, nargs=-1, metavar="[IMAGE]...")
 @click.option("--image", "images", type=_FILE, multiple=True, help="An image file that the log may name; may be repeated.")
 @click.option("--rmm", type=click.Choice(["1.0", "2.0"]), required=True, help="Measurement rules: RMM 1.0 measures RIPAS, 2.0 does not.")
@@ -188,7 +190,7 @@ def rim(
     pmu_counters: int | None,
     as_json: bool,
 ) -> int:
-    """Recompute the RIM that a VMM's LOG stands for, from image files, and print it in hex.
+    """Recompute the RIM that a VMM's LOG (- reads stdin) stands for, from image files, and print it in hex.
 
     Images may be given as several --image options, or all behind one. A gzip'd kernel is known by its unpacked bytes.
     """

@@ -14,7 +14,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument("file", type=click.Path(allow_dash=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the RIMs as one JSON list.")
 def replay(file: Path, *, as_json: bool) -> int:
     """Print the RIM of each case in FILE (- reads stdin), in hex and in order.

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import json
 import struct
 from pathlib import Path
@@ -176,6 +177,22 @@ def test_missing_file_is_not_a_malformed_log(run, tmp_path):
     assert run("log", "show", tmp_path / "absent")[0] == 2
 
 
+@pytest.mark.parametrize("command", [("log", "show"), ("log", "rim", "--rmm", "1.0"), ("rim", "replay"), ("image", "hash")])
+def test_a_directory_is_no_file_to_read(run, tmp_path, command):
+    """Not usage: like a file that is missing, it may be there the next time."""
+    code, out, err = run(*command, tmp_path)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("more", [("show", "--json"), ("rim", "--rmm", "1.0", *IMAGES)])
+def test_log_from_standard_input(run, monkeypatch, more):
+    log = SYNTHETIC / "emitter-layout-kernel-sha256.bin"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(log.read_bytes())))
+    code, out, _ = run("log", more[0], "-", *more[1:])
+    assert (code, out) == (0, run("log", more[0], log, *more[1:])[1])
+
+
 def test_unknown_kind_is_a_usage_error(run):
     assert run("log", "show", "x", "--kind", "ima")[0] == 64
 
@@ -276,7 +293,9 @@ def test_pmu_counters_without_the_flag_are_pointed_out(run, tmp_path):
     assert replaced == run("log", "rim", real, "--image", image, "--rmm", "1.0")[1] != raw
 
 
-@pytest.mark.parametrize("name", ["10-second-realm-create", "07-unmeasured-huge", "31-image-amplification", "39-doc-layout-vmversion"])
+@pytest.mark.parametrize(
+    "name", ["10-second-realm-create", "07-unmeasured-huge", "31-image-amplification", "34-overlapping-images", "39-doc-layout-vmversion"]
+)
 def test_hostile_log_gives_no_rim(run, name):
     code, out, err = run("log", "rim", SYNTHETIC / "hostile" / f"{name}.bin", "--image", IMAGES[0], "--rmm", "1.0")
     assert (code, out) == (1, "")
