@@ -97,7 +97,8 @@ def _tlv_content(kind: int, content: object) -> bytes:
     if kind == 4:
         management, values = content
         numbers = [value.to_bytes(8, "big") for value in values]
-        return tlv(management, tlv(0, numbers[0]) + tlv(1, numbers[1]) if len(numbers) == 2 else b"".join(numbers))
+        fields = [tlv(place, number) for place, number in enumerate(numbers)] if management == 1 else numbers
+        return tlv(management, b"".join(fields))
     return content
 
 

@@ -68,6 +68,18 @@ def decode(
     return value
 
 
+def decode_sequence(data: bytes, *, limits: Limits = DEFAULT_LIMITS, what: str = "CBOR sequence") -> tuple[CborValue, ...]:
+    """Decode a CBOR sequence (RFC 8742): items one after the other until the end. The limits hold for all of them together.
+
+    Raises ``MalformedEvidence("cbor.*")``.
+    """
+    decoder = _Decoder(data, limits, what, False, False, frozenset(), False)
+    values = []
+    while decoder.position < len(data):
+        values.append(decoder.value(0))
+    return tuple(values)
+
+
 def leading_tag(data: bytes) -> int | None:
     """Return the number of the tag that ``data`` starts with, or None; the rest of the input is not looked at.
 
