@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from kbs_rim import cli
 from kbs_rim.config import ENVIRONMENT_PREFIX, Settings, load_settings
 from kbs_rim.limits import DEFAULT_LIMITS
+from kbs_rim.realm.guest_http import _COME_BACK
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock")
@@ -224,6 +225,13 @@ class TestProxy:
         assert re.findall(r"location (?:= )?(\S+) \{", self.text) == ["/nginx-alive", "/keys/", "/"]
         assert self.text.count("proxy_pass ") == 1
         assert set(re.findall(r"server (broker-\d):8088", self.text)) == set(TestCompose.brokers)
+
+    def test_it_limits_the_rate_of_each_address_with_a_status_that_guests_understand(self) -> None:
+        (status,) = re.findall(r"limit_req_status (\d+);", self.text)
+        assert int(status) in _COME_BACK
+        (zone,) = re.findall(r"limit_req_zone \$binary_remote_addr zone=(\w+):", self.text)
+        guests = self.text[self.text.index("location /keys/") :]
+        assert f"limit_req zone={zone} " in guests[: guests.index("}")]
 
     def test_it_never_sends_a_request_twice(self) -> None:
         assert "non_idempotent" not in re.sub("#.*", "", self.text)
