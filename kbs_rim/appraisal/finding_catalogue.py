@@ -244,11 +244,18 @@ _DOCUMENT = _entries(0, "document-refused", (
     ("document.principal", "The name or the lifetime of a principal is not valid.", "Use letters, digits, dots, dashes, underscores and @; a token lives for up to ten years."),
     ("document.text", "A name, reason or provenance is empty, too long or has characters that cannot be stored.", "Use printable text."),
     ("document.filter", "A filter of a query is not valid.", "See the documentation of the query."),
+    ("document.member", "The body of a request lacks a member, or has one that is not read.", "See docs/administrator.md for the members."),
+    ("document.value", "A value of a request is not written as it must be.", "Write it in base64url without padding."),
+    ("document.vm", "A VM cannot be built as its definition says.", "The message names what to change."),
+    ("document.operations", "The file of RMM operations is not valid.", "The message names the case, the operation and the key."),
+))
+_ACCESS = _entries(0, "access-denied", (
+    ("access.role", "The caller's role does not allow this.", "Ask an administrator; auditors only read."),
 ))
 
 ENTRIES: tuple[CatalogueEntry, ...] = (
     *_CHALLENGE, *_KEY, *_ANSWER, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_IMAGE, *_ENDORSEMENT,
-    *_UNKNOWN, *_CONFLICT, *_DOCUMENT,
+    *_UNKNOWN, *_CONFLICT, *_DOCUMENT, *_ACCESS,
 )  # fmt: skip
 CATALOGUE = MappingProxyType({entry.id: entry for entry in ENTRIES})
 """Every finding id with its entry."""
