@@ -6,7 +6,7 @@ fetching images by the digests that ``digests_of`` names, and writing the record
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kbs_rim.appraisal.attestation_result import EarPolicy, judge_attestation_result
@@ -15,7 +15,7 @@ from kbs_rim.appraisal.findings import Finding, Severity, errors_of
 from kbs_rim.appraisal.realm_rules import judge_claims
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
 from kbs_rim.appraisal.token_rules import judge_platform_claims, judge_realm_token
-from kbs_rim.appraisal.workload import Workload
+from kbs_rim.appraisal.workload import Bounds, ParameterRules, Workload
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.cca_token import CcaToken
 from kbs_rim.evidence.envelope import Evidence
@@ -24,7 +24,11 @@ from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.limits import Limits
 from kbs_rim.measurement.boot_plan import BootPlan, boot_plan_from_log
 from kbs_rim.measurement.dialect import Dialect
-from kbs_rim.measurement.replay import ReplayResult, ReplayWork, match_rim
+from kbs_rim.measurement.replay import ReplayResult, ReplayWork, match_rim, params_to_try
+from kbs_rim.measurement.rmm import RealmCreate, RealmFlags
+
+_COUNTS = range(2, 65)
+"""Numbers of breakpoints and watchpoints that an RMM accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,22 +174,39 @@ def _resolve(plan: BootPlan | None, realm_hash: HashAlgorithm, images: ImageSet)
 
 def _judge_workloads(case: Case, resolved: Mapping[int, RegisteredImage], work: ReplayWork | None) -> list[_Opinion]:
     """Steps 5 to 9 for each workload. All share ``work``, so their number does not multiply the cost; None: nothing to replay."""
-    replays: dict[tuple[Dialect, ...], tuple[ReplayResult | None, tuple[Finding, ...]]] = {}
     opinions = []
     for candidate in case.candidates:
         workload = candidate.workload
-        dialects = allowed_dialects(workload)
-        if dialects not in replays:
-            replays[dialects] = _replay(case, dialects, work)
-        result, replay_findings = replays[dialects]
+        result, replay_findings = _replay(case, workload, work)
         dialect = result.matched if result else None
         findings = [*replay_findings, *judge_claims(case.token, workload)]
         if case.plan is None:
             findings.append(Finding("boot.not-judged", "there is no boot plan to judge"))
         else:
-            findings += judge_boot_plan(case.plan, resolved, workload, dialect)
+            findings += judge_boot_plan(case.plan, resolved, workload, dialect, params=result.params if result else None)
         opinions.append(_Opinion(candidate, tuple(findings), dialect))
     return opinions
+
+
+def parameters_to_try(logged: RealmCreate, rules: ParameterRules) -> tuple[RealmCreate, ...]:
+    """Return the realm parameters that a log may stand for under a workload, as logged first; at most eight.
+
+    No VMM logs LPA2, which the host's kernel sets by itself, and kvmtool logs fixed numbers of breakpoints and watchpoints whatever the
+    host has. Where a workload allows LPA2, or names exact numbers, those are tried too; what matched is judged, not what was logged.
+    """
+    known = params_to_try(logged)
+    known += tuple(
+        replace(params, num_bps=_encoded(rules.breakpoints, params.num_bps), num_wps=_encoded(rules.watchpoints, params.num_wps))
+        for params in known
+    )
+    if rules.lpa2:
+        known += tuple(replace(params, flags=params.flags | RealmFlags.LPA2) for params in known)
+    return tuple(dict.fromkeys(known))
+
+
+def _encoded(count: Bounds, logged: int) -> int:
+    """Return the RMI field (the number minus one) for the only number that is allowed, or the logged field if there are several."""
+    return count.min - 1 if count.exact and count.min in _COUNTS else logged
 
 
 def allowed_dialects(workload: Workload) -> tuple[Dialect, ...]:
@@ -194,13 +215,14 @@ def allowed_dialects(workload: Workload) -> tuple[Dialect, ...]:
     return tuple(Dialect(rmm, rounding, order) for rounding in rules.roundings for order in rules.orders for rmm in rules.versions)
 
 
-def _replay(case: Case, dialects: tuple[Dialect, ...], work: ReplayWork | None) -> tuple[ReplayResult | None, tuple[Finding, ...]]:
-    """Step 5, second half: recomputed RIM == signed RIM under one of ``dialects``."""
+def _replay(case: Case, workload: Workload, work: ReplayWork | None) -> tuple[ReplayResult | None, tuple[Finding, ...]]:
+    """Step 5, second half: recomputed RIM == signed RIM under one of the dialects that the workload allows."""
     if case.plan is None or work is None:
         return None, (Finding("rim.not-judged", "the RIM could not be recomputed"),)
     signed = case.token.realm.claims.initial_measurement
     try:
-        result = match_rim(case.plan, case.images, signed, dialects, case.limits, work=work)
+        variants = parameters_to_try(case.plan.create.params, workload.parameters)
+        result = match_rim(case.plan, case.images, signed, allowed_dialects(workload), case.limits, variants=variants, work=work)
     except MalformedEvidence as error:
         return None, (Finding.from_error(error),)
     if result.matched is None:

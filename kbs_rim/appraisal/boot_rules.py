@@ -6,9 +6,10 @@ it honestly (``specs/measurement-log.md`` 5.1). Each rule below names the attack
 own, so that one appraisal shows everything that is wrong.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from kbs_rim.appraisal.address_range import Range, joined
 from kbs_rim.appraisal.findings import Finding, Severity
 from kbs_rim.appraisal.registered_image import ImageState, RegisteredImage
 from kbs_rim.appraisal.workload import ImageRule, ParameterRules, Role, Workload
@@ -31,32 +32,6 @@ _CLAIMED_ROLES = {"KERNEL": Role.KERNEL, "INITRD": Role.INITRD, "FIRMWARE": Role
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """Guest physical addresses [base, top)."""
-
-    base: int
-    top: int
-
-    def holds(self, other: "Range") -> bool:
-        """True if ``other`` lies wholly inside."""
-        return self.base <= other.base and other.top <= self.top
-
-    def meets(self, other: "Range") -> bool:
-        """True if the two have an address in common."""
-        return self.base < other.top and other.base < self.top
-
-    def __contains__(self, address: object) -> bool:
-        return isinstance(address, int) and self.base <= address < self.top
-
-    def rounded(self, page: int) -> "Range":
-        """Return the range rounded outwards to pages: what was really populated."""
-        return Range(self.base // page * page, -(-self.top // page) * page)
-
-    def __str__(self) -> str:
-        return f"{self.base:#x}-{self.top:#x}"
-
-
-@dataclass(frozen=True, slots=True)
 class Placed:
     """An image of the plan with the role it plays under the workload."""
 
@@ -76,14 +51,19 @@ class Placed:
 
 
 def judge_boot_plan(
-    plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload, dialect: Dialect | None
+    plan: BootPlan,
+    images: Mapping[int, RegisteredImage],
+    workload: Workload,
+    dialect: Dialect | None,
+    *,
+    params: RealmCreate | None = None,
 ) -> tuple[Finding, ...]:
     """Return every finding of steps 6 and 7.
 
-    ``images`` maps event numbers of the plan's image records to what the registry knows them as; ``dialect`` is the one
-    that matched the RIM, None if none did (then page rounding is taken as 4 KiB).
+    ``images`` maps event numbers of the plan's image records to what the registry knows them as; ``dialect`` and ``params`` are those
+    that matched the RIM, None if none did (then page rounding is taken as 4 KiB, and the parameters as logged).
     """
-    return tuple(_findings(plan, images, workload, dialect))
+    return (*_findings(plan, images, workload, dialect), *_judge_parameters(params or plan.create.params, workload.parameters))
 
 
 def _findings(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload, dialect: Dialect | None) -> Iterator[Finding]:
@@ -94,7 +74,6 @@ def _findings(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: W
     ram = _ram_of(plan, tree)
     page = dialect.rounding.value if dialect else GRANULE_SIZE
     yield from _judge_vmm(plan, workload)
-    yield from _judge_parameters(plan.create.params, workload.parameters)
     yield from _judge_hash(plan, workload)
     yield from _judge_ram(ram, workload)
     yield from _judge_places(placed, workload, ram)
@@ -277,19 +256,8 @@ def _judge_parameters(params: RealmCreate, rules: ParameterRules) -> Iterator[Fi
 
 def _ram_of(plan: BootPlan, tree: DeviceTreeFacts | None) -> Range | None:
     """RAM as logged; where the kernel sets RIPAS and nothing is logged (RMM 2.0), as the measured device tree says."""
-    found = _joined((record.base, record.size) for record in plan.ripas) if plan.ripas else _joined(tree.memory if tree else ())
+    found = joined((record.base, record.size) for record in plan.ripas) if plan.ripas else joined(tree.memory if tree else ())
     return found[0] if len(found) == 1 else None
-
-
-def _joined(ranges: Iterable[tuple[int, int]]) -> tuple[Range, ...]:
-    """Return (base, size) pairs as ranges, ascending, neighbours joined: NUMA nodes have one each. What overlaps stays apart."""
-    found: list[Range] = []
-    for base, size in sorted(ranges):
-        if found and found[-1].top == base:
-            found[-1] = Range(found[-1].base, base + size)
-        else:
-            found.append(Range(base, base + size))
-    return tuple(found)
 
 
 def _judge_ram(ram: Range | None, workload: Workload) -> Iterator[Finding]:
@@ -370,7 +338,7 @@ def _judge_tree(
     if tree is None:
         yield Finding("tree.malformed", "the image registered as device tree is none", seen=placed.image.name, where=placed.where)
         return
-    memory = _joined(tree.memory)
+    memory = joined(tree.memory)
     if ram is not None and memory != (ram,):
         message = "the device tree's memory is not the realm's RAM"
         seen = ", ".join(map(str, memory)) or "no memory node"

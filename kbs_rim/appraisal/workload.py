@@ -59,6 +59,11 @@ class Bounds(_Rules):
             raise ValueError("min is larger than max")
         return self
 
+    @property
+    def exact(self) -> bool:
+        """True if only one value is allowed."""
+        return self.min == self.max
+
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int) and self.min <= value <= self.max
 

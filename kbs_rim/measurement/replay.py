@@ -142,17 +142,19 @@ def match_rim(
     dialects: Sequence[Dialect],
     limits: Limits = DEFAULT_LIMITS,
     *,
+    variants: Sequence[RealmCreate] | None = None,
     work: ReplayWork | None = None,
 ) -> ReplayResult:
     """Try ``dialects`` in order until one gives ``rim`` (as long as the realm's digest), compared in constant time.
 
     At most ``limits.replay_dialects`` are tried; a dialect that performs the same operations as an earlier one is not computed
-    again. ``work`` lets several calls for the same plan and images share what they computed and one budget; a call without it has
-    ``limits.replay_granules`` for itself. Raises ``MalformedEvidence`` as ``replay_rim`` does, and ``rim.dialects`` if not a single
-    dialect could be tried.
+    again. Each is tried with all ``variants`` of the realm parameters (default: ``params_to_try``), which have the logged hash
+    algorithm and IPA width. ``work`` lets several calls for the same plan and images share what they computed and one budget; a call
+    without it has ``limits.replay_granules`` for itself. Raises ``MalformedEvidence`` as ``replay_rim`` does, and ``rim.dialects`` if
+    not a single dialect could be tried.
     """
     granules = _all_granules(plan, images)
-    variants = params_to_try(plan.create.params)
+    variants = params_to_try(plan.create.params) if variants is None else variants
     work = work or ReplayWork(limits.replay_granules)
     before = work.spent
     rims: dict[Dialect, bytes] = {}

@@ -7,15 +7,20 @@ import gzip
 from dataclasses import replace
 
 import pytest
-from stage import FIRMWARE, INITRD, KERNEL, QEMU_FIRMWARE, QEMU_KERNEL, Stage, Vm, VmFiles, error_ids
+from stage import FIRMWARE, INITRD, KERNEL, KVMTOOL_KERNEL, QEMU_FIRMWARE, QEMU_KERNEL, Stage, Vm, VmFiles, error_ids
 
+from kbs_rim.appraisal.appraise import parameters_to_try
 from kbs_rim.appraisal.findings import Severity
+from kbs_rim.evidence.envelope import Evidence
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+from kbs_rim.evidence.tcg_log import LogKind
 from kbs_rim.measurement.device_tree import Node, parse_device_tree
 from kbs_rim.measurement.device_tree_writer import cells64, text, write_device_tree
+from kbs_rim.measurement.rmm import RealmCreate
 from kbs_rim.measurement.vmm import HostParameters
-from kbs_rim.realm.host_script import HostHabits, HostScript
+from kbs_rim.realm.host_script import HostHabits, HostScript, honest_log
 from kbs_rim.realm.rim_model import RmmGeneration
+from kbs_rim.realm.simulator import SimulatedRealm, write_log
 from kbs_rim.realm.vm_builder import LOG_STYLES, VmDefinition
 
 MIB = 1 << 20
@@ -230,3 +235,67 @@ def test_qemus_tree_of_a_mebibyte_is_allowed() -> None:
     tree = bytes(QEMU_KERNEL.script.load("DTB").data)
     padded = tree[:4] + (1 << 20).to_bytes(4, "big") + tree[8:].ljust((1 << 20) - 8, b"\0")
     assert Stage(Vm("qemu", "kernel", replace(QEMU_KERNEL.files, device_tree=padded))).judge().allowed
+
+
+# Logs that do not say what the host's kernel did
+
+
+def evidence_with(stage: Stage, script: HostScript, **logged: int) -> Evidence:
+    """What ``script`` gives, with other realm parameters in its log."""
+    simulation = stage.simulation(script=script)
+    told = replace(script, params=replace(script.params, **logged))
+    log = write_log(honest_log(told, simulation.habits), simulation, 65536)
+    return Evidence(SimulatedRealm(simulation).token(stage.challenge), ((LogKind.VMM, log),))
+
+
+def with_params(script: HostScript, **params: int) -> HostScript:
+    return replace(script, params=replace(script.params, **params))
+
+
+def test_lpa2_that_the_kernel_set_and_no_vmm_logs() -> None:
+    script = with_params(QEMU_KERNEL.script, flags=1)
+    stage = Stage(changes={"parameters": {"lpa2": True}})
+    assert stage.judge(evidence_with(stage, script, flags=0)).allowed
+    assert stage.judge(evidence_with(stage, script)).allowed
+    assert stage.judge().allowed, "allowed is not demanded"
+    strict = Stage()
+    assert error_ids(strict.judge(evidence_with(strict, script, flags=0))) == {"rim.mismatch"}
+    assert error_ids(strict.judge(evidence_with(strict, script))) == {"boot.flags"}
+
+
+def test_breakpoints_of_the_host_where_kvmtool_logs_fixed_numbers() -> None:
+    script = with_params(KVMTOOL_KERNEL.script, num_bps=15, num_wps=7)
+    exact = {"breakpoints": {"min": 16, "max": 16}, "watchpoints": {"min": 8, "max": 8}}
+    stage = Stage(KVMTOOL_KERNEL, changes={"parameters": exact})
+    verdict = stage.judge(evidence_with(stage, script, num_bps=5, num_wps=3))
+    assert verdict.allowed
+    loose = Stage(KVMTOOL_KERNEL)
+    assert error_ids(loose.judge(evidence_with(loose, script, num_bps=5, num_wps=3))) == {"rim.mismatch"}
+
+
+def test_attack_parameters_that_match_are_judged_not_those_that_the_log_says() -> None:
+    """The log says what the workload wants, the realm has something else: no variant that is tried may excuse that."""
+    exact = {"breakpoints": {"min": 16, "max": 16}}
+    stage = Stage(changes={"parameters": exact})
+    assert error_ids(stage.judge(evidence_with(stage, with_params(QEMU_KERNEL.script, num_bps=5), num_bps=15))) == {"rim.mismatch"}
+    assert error_ids(stage.judge(evidence_with(stage, with_params(QEMU_KERNEL.script, num_bps=5)))) == {"boot.parameters"}
+    assert stage.judge(evidence_with(stage, with_params(QEMU_KERNEL.script, num_bps=15), num_bps=5)).allowed
+
+
+@pytest.mark.parametrize("count", [0, 1, 65, 300, 1 << 63])
+def test_exact_number_that_no_rmm_has_is_never_tried(count: int) -> None:
+    stage = Stage(changes={"parameters": {"breakpoints": {"min": count, "max": count}, "lpa2": True}})
+    assert error_ids(stage.judge()) == {"boot.parameters"}
+    tried = parameters_to_try(RealmCreate(HashAlgorithm.SHA256, 0, 40, pmu_num_ctrs=6), stage.workload.parameters)
+    assert len(tried) == 4
+    assert {params.num_bps for params in tried} == {0}
+
+
+def test_at_most_eight_parameters_are_tried_as_logged_first() -> None:
+    rules = Stage(changes={"parameters": {"breakpoints": {"min": 9, "max": 9}, "lpa2": True}}).workload.parameters
+    logged = RealmCreate(HashAlgorithm.SHA256, 0, 40, num_bps=5, num_wps=3, pmu_num_ctrs=6)
+    tried = parameters_to_try(logged, rules)
+    assert tried[0] == logged
+    assert len(set(tried)) == len(tried) == 8
+    assert {(params.s2sz, params.hash_algorithm, params.sve_vl) for params in tried} == {(40, HashAlgorithm.SHA256, 0)}
+    assert parameters_to_try(replace(logged, pmu_num_ctrs=0), Stage().workload.parameters) == (replace(logged, pmu_num_ctrs=0),)
