@@ -179,6 +179,7 @@ def _register(kind: "LogKind", event: "TcgEvent") -> str:
     help="Order of operations: as logged, or RIPAS at the first run, as newer kernels do.",
 )
 @click.option("--pmu-counters", type=click.IntRange(0, 255), help="Replay with this pmu_num_ctrs instead of the logged one.")
+@click.option("--lpa2", is_flag=True, help="Replay with the LPA2 flag, which the host's kernel may set and no VMM logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: RIM, dialect, hash algorithm and images.")
 def rim(
     log: Path,
@@ -188,6 +189,7 @@ def rim(
     rounding: str,
     order: str,
     pmu_counters: int | None,
+    lpa2: bool,
     as_json: bool,
 ) -> int:
     """Recompute the RIM that a VMM's LOG (- reads stdin) stands for, from image files, and print it in hex.
@@ -200,12 +202,14 @@ def rim(
     from kbs_rim.measurement.boot_plan import boot_plan_from_log
     from kbs_rim.measurement.dialect import Dialect, Order, Rounding
     from kbs_rim.measurement.replay import replay_rim
-    from kbs_rim.measurement.rmm import RmmVersion
+    from kbs_rim.measurement.rmm import RealmFlags, RmmVersion
 
     plan = boot_plan_from_log(parse_tcg_log(_read(log), LogKind.VMM))
     lookup = _GivenImages((*images, *more_images))
     dialect = Dialect(RmmVersion(rmm), Rounding(_ROUNDINGS[rounding]), Order(order))
     params = plan.create.params if pmu_counters is None else replace(plan.create.params, pmu_num_ctrs=pmu_counters)
+    if lpa2:
+        params = replace(params, flags=params.flags | RealmFlags.LPA2)
     value = replay_rim(plan, lookup, dialect, params=params).hex()
     if as_json:
         loaded = list(_loaded(plan, lookup))
