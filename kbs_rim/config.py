@@ -41,7 +41,7 @@ def _listen_address(value: str) -> str:
 
 def _http_url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username or parts.port == 0:
         raise ValueError("write http://HOST[:PORT][/PATH] or https://..., without user, query or fragment")
     return value.rstrip("/")
 
@@ -296,11 +296,11 @@ def read_secret_file(path: Path, option: str) -> str:
         text = data.decode().rstrip("\r\n")
     except OSError as error:
         raise ConfigurationError(f"{option}: {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{option}: {path} is not text") from None
-    if not text or len(data) > _SECRET_FILE_BYTES:
-        raise ConfigurationError(f"{option}: {path} is {'empty' if not text else 'too large'}")
-    return text
+    except ValueError:
+        raise ConfigurationError(f"{option}: {path} is not the path of a text file") from None
+    if text and len(data) <= _SECRET_FILE_BYTES:
+        return text
+    raise ConfigurationError(f"{option}: {path} is {'too large' if text else 'empty'}")
 
 
 def _leaves(model: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -319,11 +319,10 @@ def _leaves(model: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib lets both out, for numbers of thousands of digits and for deep nesting
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
 
 
@@ -348,8 +347,8 @@ def _as_variable(key: str) -> str:
 
 
 def _unknown(key: str, known: Mapping[str, Any], origin: str, show: Callable[[str], str] = str) -> ConfigurationError:
-    sections = {other.rpartition(".")[0] for other in known}
-    nearest = difflib.get_close_matches(key, [*known, *sections], n=1, cutoff=0.5)
+    key = key[:100]  # the longest known one has 40 characters
+    nearest = difflib.get_close_matches(key, [*known, *{other.rpartition(".")[0] for other in known}], n=1, cutoff=0.5)
     hint = f"; did you mean {show(nearest[0])}?" if nearest else ""
     return ConfigurationError(f"{origin}: unknown key {key}{hint}")
 
@@ -367,7 +366,7 @@ def _parse_text(text: str, annotation: Any, variable: str) -> Any:
         return text
     try:
         document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         document = {}
     if document.keys() != {"value"}:
         raise ConfigurationError(f'environment variable {variable}: write the value as in TOML, for instance 5, true or ["a", "b"]')
@@ -397,5 +396,5 @@ def _validate(merged: Mapping[str, Any], origins: Mapping[str, str]) -> Settings
             origin = origin or next((source for key, source in origins.items() if key.split(".")[: len(parts)] == parts), "defaults")
             messages.append(f"{origin}: {'.'.join(parts)}: {item['msg'].removeprefix('Value error, ')}")
         raise ConfigurationError("; ".join(messages)) from None
-    except TypeError:
-        raise ConfigurationError("the configuration holds a date or time; no option takes one") from None
+    except (TypeError, ValueError):
+        raise ConfigurationError("the configuration holds a date, a time or a number of thousands of digits; no option takes one") from None

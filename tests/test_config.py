@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from kbs_rim import cli
-from kbs_rim.config import ENVIRONMENT_PREFIX, DatabaseSettings, Settings, _leaves, load_settings
+from kbs_rim.config import ENVIRONMENT_PREFIX, DatabaseSettings, Settings, _leaves, load_settings, read_secret_file
 from kbs_rim.errors import ConfigurationError
 from kbs_rim.limits import Limits
 
@@ -207,6 +207,21 @@ class TestRefusals:
         assert words in message
         assert str(file) in message or "date" in message
 
+    @pytest.mark.parametrize("number", ["9" * 5000, "0x" + "f" * 5000, "[" * 5000], ids=["digits", "hex-digits", "nested"])
+    def test_what_the_toml_reader_gives_up_on_is_refused_like_the_rest(self, file: Path, number: str) -> None:
+        file.write_text(f"[limits]\nlog_events = {number}")
+        assert len(refusal(file)) < 500
+        assert len(refusal(Path("/dev/null"), KBS_RIM__LIMITS__LOG_EVENTS=number)) < 500
+
+    def test_a_very_long_key_is_not_repeated_at_length(self, file: Path) -> None:
+        file.write_text("x" * 100_000 + " = 1")
+        assert len(refusal(file)) < 300
+
+    @pytest.mark.parametrize("port", ["0", "65536", "99999999"])
+    def test_a_url_with_an_impossible_port_is_refused(self, file: Path, port: str) -> None:
+        file.write_text(f'[verifier]\nurl = "http://v:{port}"')
+        assert "verifier.url" in refusal(file)
+
     @pytest.mark.parametrize("text", ["", "1\n[service]\nname = 2", "two words", "2026-01-01"])
     def test_environment_text_cannot_smuggle_other_keys(self, text: str) -> None:
         assert "KBS_RIM__CHALLENGE__LIFETIME_S" in refusal(None, KBS_RIM_CONFIG="/dev/null", KBS_RIM__CHALLENGE__LIFETIME_S=text) or (
@@ -272,6 +287,10 @@ class TestSecrets:
         (tmp_path / "password").write_text("p")
         with pytest.raises(ConfigurationError, match=r"database\.password_file"):
             DatabaseSettings(url=SecretStr(url), password_file=tmp_path / "password").resolved_url()
+
+    def test_a_secret_file_with_an_impossible_name_is_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"kek_file.*not the path"):
+            read_secret_file(Path("/a\0b"), "kek_file")
 
     def test_a_missing_secret_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=r"database\.url_file: .*none cannot be read"):

@@ -11,10 +11,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from kbs_rim.errors import InvalidDocument
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+from kbs_rim.evidence.printable import printable
 from kbs_rim.limits import GRANULE_SIZE
 from kbs_rim.measurement.dialect import Order, Rounding
 from kbs_rim.measurement.rmm import RmmVersion
 
+_SHOWN_PROBLEMS = 20
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -206,12 +208,19 @@ class Workload(_Rules):
 
 
 def parse_workload(document: Any) -> Workload:
-    """Validate an administrator's document; raise ``InvalidDocument`` naming every wrong key."""
+    """Validate an administrator's document; raise ``InvalidDocument`` naming the wrong keys, the first 20 of them."""
     try:
         return Workload.model_validate(document)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(str(part) for part in item['loc']) or 'workload'}: {item['msg']}" for item in error.errors())
-        raise InvalidDocument("document.workload", f"the workload is not valid: {problems}") from None
+        items = error.errors(include_url=False, include_context=False, include_input=False)
+        problems = [f"{_place(item['loc'])}: {printable(item['msg'])}" for item in items[:_SHOWN_PROBLEMS]]
+        if len(items) > len(problems):
+            problems.append(f"and {len(items) - len(problems)} more")
+        raise InvalidDocument("document.workload", f"the workload is not valid: {'; '.join(problems)}") from None
+
+
+def _place(parts: tuple[int | str, ...]) -> str:
+    return printable(".".join(map(str, parts))) or "workload"
 
 
 def workload_document(workload: Workload) -> dict[str, Any]:

@@ -89,5 +89,5 @@ def _read(file: Path) -> Any:
     data = file.read_bytes()
     try:
         return tomllib.loads(data.decode()) if file.suffix == ".toml" else json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidDocument("document.workload", f"{file}: {error}") from None
