@@ -1,0 +1,10 @@
+"""All targets by name, in the order in which they are fuzzed."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tests.fuzz.examination import Target
+from tests.fuzz.targets import codecs, documents, images, keys, logs, tokens
+
+_ROOMS = (codecs, tokens, logs, images, keys, documents)
+TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for room in _ROOMS for target in room.TARGETS})
