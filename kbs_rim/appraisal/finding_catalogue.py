@@ -195,6 +195,8 @@ _TREE = _entries(7, "device-tree-refused", (
 _REM = _entries(8, "measurement-refused", (
     ("rem.mismatch", "A REM does not have the expected value.", "Runtime measurements must be zero or as the workload says."),
     ("rem.nothing-measured", "Firmware started first and left all REMs at zero.", "The RIM covers the firmware alone. List the REM values of a measured boot in realm.rems, or be sure that the firmware verifies all it starts."),
+    ("rem.algorithm", "A log of runtime measurements has an event without a digest in the realm's algorithm.", "Firmware and agents must log with the realm's measurement algorithm."),
+    ("rem.register", "A log of runtime measurements has an event that would extend the RIM.", "Only the RMM extends the RIM: the log is damaged or hostile, or counts other registers."),
     ("rpv.mismatch", "The realm personalization value is not the expected one.", "The host chose another RPV."),
     ("mec.policy", "The realm's memory is not encrypted with a private key.", "Start the realm with a private MEC policy."),
 ))
@@ -217,6 +219,7 @@ _IMAGE = _entries(0, "image-refused", (
     ("image.too-large", "The image file, or what it unpacks to, is larger than the limit.", "See limits.image_bytes and limits.gunzip_bytes."),
     ("image.truncated", "The image does not have the length that was announced.", "The file changed while it was read, or the transfer was cut; hash it again."),
     ("image.gzip", "The gzip'd kernel is damaged.", "Fetch it again."),
+    ("image.pe", "The PE file is damaged, or built in a way that firmware refuses.", "Fetch it again; a file that firmware does not load is never measured."),
 ))
 _UNKNOWN = _entries(0, "not-found", (
     ("registry.image-unknown", "No image with this id is registered.", "Register it, or list the images."),
