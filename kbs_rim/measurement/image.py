@@ -18,11 +18,16 @@ from kbs_rim.limits import DEFAULT_LIMITS, GRANULE_SIZE, Limits
 from kbs_rim.measurement import image_document as fields
 from kbs_rim.measurement.device_tree import DeviceTreeFacts, facts_of, parse_device_tree
 from kbs_rim.measurement.device_tree_blob import MAGIC_BYTES
+from kbs_rim.measurement.firmware_volume import FirmwareVolume, volumes_from_document, volumes_to_document
 from kbs_rim.measurement.granules import BLOCK_SIZE, Alignment, Buffer, HashedBytes, ImageHasher, blocks_of, granule_count, lead_of
+from kbs_rim.measurement.measured_parts import MeasuredDigest, PartsReader, digests_of_parts
+from kbs_rim.measurement.pe_facts import PeFacts
 
 _Key = TypeVar("_Key")
 _Kind = TypeVar("_Kind", bound=StrEnum)
-_MEMBERS = ("kind", "compression", "file_size", "file_digests", "size", "digests", "kernel", "device_tree", "granules")
+PART_MEMBERS = ("pe", "volumes")
+"""Members that documents from before they existed lack."""
+_MEMBERS = ("kind", "compression", "file_size", "file_digests", "size", "digests", "kernel", "device_tree", "granules", *PART_MEMBERS)
 _KERNEL_MEMBERS = ("text_offset", "image_size", "flags")
 _ARM64_HEADER = struct.Struct("<8xQQQ24x4s4x")
 """code0, code1, text_offset, image_size, flags, three reserved words, magic, res5 (Linux Documentation/arch/arm64/booting.rst)."""
@@ -63,8 +68,11 @@ class Arm64Header:
 class ImageMeasurements:
     """All we know of one image. ``size`` and ``digests`` are of the bytes that the VMM loads, ``file_*`` of the file.
 
-    ``granules`` holds, for each hash algorithm and alignment, the digests of the granules laid end to end. A store may hand out
-    an image with the granules of some algorithms only (``with_granules_of``); a replay needs those of the realm's algorithm.
+    ``pe`` and ``volumes`` are what firmware and boot loaders measure of the loaded bytes, beside these digests: of a PE file, and
+    of firmware. ``granules`` holds, for each hash algorithm and alignment, the digests of the granules laid end to end. A store
+    may hand out an image with the granules of some algorithms only (``with_granules_of``); a replay needs those of the realm's
+    algorithm.
+
     Raises ``ValueError`` if the parts contradict each other.
     """
 
@@ -77,6 +85,8 @@ class ImageMeasurements:
     kernel: Arm64Header | None
     device_tree: DeviceTreeFacts | None
     granules: Mapping[tuple[HashAlgorithm, Alignment], bytes]
+    pe: PeFacts | None = None
+    volumes: tuple[FirmwareVolume, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.file_size < 1:
@@ -85,6 +95,8 @@ class ImageMeasurements:
             raise ValueError("a kernel header belongs to an arm64-image and to nothing else")
         if (self.device_tree is not None) != (self.kind is ImageKind.DEVICE_TREE):
             raise ValueError("device tree facts belong to a device-tree and to nothing else")
+        if self.pe is not None and (self.kind is ImageKind.DEVICE_TREE or self.volumes):
+            raise ValueError("a PE file is no device tree, and holds no firmware volumes")
         if self.compression is not None and self.kernel is None:
             raise ValueError("only kernels are unpacked before they are loaded")
         if self.compression is None and (self.file_size, dict(self.file_digests)) != (self.size, dict(self.digests)):
@@ -129,6 +141,14 @@ class ImageMeasurements:
                 return self.granules[algorithm, alignment]
         return None
 
+    def measured_digests(self) -> tuple[MeasuredDigest, ...]:
+        """Return every digest that a log may hold for this image, each once for each thing that it is the digest of."""
+        whole = [("file", self.file_digests)]
+        if self.compression is not None:
+            whole.append(("loaded", self.digests))
+        found = [MeasuredDigest(what, algorithm, digest) for what, digests in whole for algorithm, digest in digests.items()]
+        return tuple(dict.fromkeys((*found, *digests_of_parts(self.pe, self.volumes))))
+
     def to_document(self) -> dict[str, Any]:
         """Return the JSON form in which an image is registered and stored; ``from_document`` reads it back."""
         kernel = self.kernel
@@ -147,17 +167,20 @@ class ImageMeasurements:
                 }
                 for algorithm in self.granule_algorithms
             },
+            "pe": None if self.pe is None else self.pe.to_document(),
+            "volumes": volumes_to_document(self.volumes),
         }
 
     @classmethod
     def from_document(cls, document: Any, limits: Limits = DEFAULT_LIMITS, *, partial: bool = False) -> "ImageMeasurements":
         """Read what ``to_document`` wrote, or a client sent. Every length is checked against ``size``.
 
-        ``partial`` is for stores: then the granules of some or all algorithms may be missing.
+        ``partial`` is for stores: then the granules of some or all algorithms may be missing. A document without ``pe`` or
+        ``volumes`` is one from before they existed.
 
         Raises ``InvalidDocument`` (``document.image``), naming the member.
         """
-        members = fields.members(document, _MEMBERS, "image")
+        members = fields.members(document, _MEMBERS, "image", optional=PART_MEMBERS)
         most = max(limits.image_bytes, limits.gunzip_bytes)
         size = fields.whole_number(members["size"], "size", low=1, high=most)
         try:
@@ -173,6 +196,8 @@ class ImageMeasurements:
                 if members["device_tree"] is None
                 else fields.facts_from_document(members["device_tree"], "device_tree", size),
                 granules=_granules_from_document(members["granules"], size, partial=partial),
+                pe=None if members.get("pe") is None else PeFacts.from_document(members["pe"], "pe", size, limits),
+                volumes=volumes_from_document(members.get("volumes", []), "volumes", size),
             )
         except ValueError as error:
             raise fields.invalid("image", str(error)) from None
@@ -223,7 +248,7 @@ def measure_stream(chunks: Iterable[Buffer], size: int, limits: Limits = DEFAULT
     Of a gzip file only the first member counts, as for the VMMs.
 
     Raises ``MalformedEvidence``: ``image.empty``, ``image.too-large``, ``image.truncated`` (other length than ``size``),
-    ``image.gzip`` (damaged), ``tree.malformed``.
+    ``image.gzip`` (damaged), ``image.pe`` (a PE file that firmware would refuse, and no kernel), ``tree.malformed``.
     """
     if size < 1:
         raise MalformedEvidence("image.empty", "the image is empty")
@@ -235,13 +260,16 @@ def measure_stream(chunks: Iterable[Buffer], size: int, limits: Limits = DEFAULT
     if _is_gzipped_kernel(first):
         return _measure_gzipped_kernel(blocks, size, limits)
     tree = bytearray() if first[:4] == MAGIC_BYTES and size <= limits.device_tree_bytes else None
+    kernel = read_arm64_header(first)
     hasher = ImageHasher(size)
+    parts = PartsReader(first, size, limits, is_kernel=kernel is not None)
     for block in blocks:
         hasher.update(block)
+        parts.update(block)
         if tree is not None:
             tree += block
     facts = None if tree is None else facts_of(parse_device_tree(bytes(tree), limits), size)
-    return _measurements(hasher.finish(), read_arm64_header(first), facts)
+    return _measurements(hasher.finish(), kernel, facts, parts)
 
 
 def read_arm64_header(head: Buffer) -> Arm64Header | None:
@@ -252,9 +280,11 @@ def read_arm64_header(head: Buffer) -> Arm64Header | None:
     return Arm64Header(text_offset, image_size, flags) if magic == _ARM64_MAGIC else None
 
 
-def _measurements(hashed: HashedBytes, kernel: Arm64Header | None, facts: DeviceTreeFacts | None) -> ImageMeasurements:
+def _measurements(hashed: HashedBytes, kernel: Arm64Header | None, facts: DeviceTreeFacts | None, parts: PartsReader) -> ImageMeasurements:
     kind = ImageKind.ARM64_IMAGE if kernel else ImageKind.DEVICE_TREE if facts else ImageKind.BLOB
-    return ImageMeasurements(kind, None, hashed.size, hashed.digests, hashed.size, hashed.digests, kernel, facts, hashed.granules)
+    pe, volumes = parts.finish()
+    size, digests = hashed.size, hashed.digests
+    return ImageMeasurements(kind, None, size, digests, size, digests, kernel, facts, hashed.granules, pe, volumes)
 
 
 def _exactly(chunks: Iterable[Buffer], size: int) -> Iterator[Buffer]:
@@ -292,9 +322,14 @@ def _measure_gzipped_kernel(blocks: Iterable[memoryview], file_size: int, limits
     unpacked = list(_gunzip_first_member(hashed_blocks(), limits.gunzip_bytes))
     size = sum(map(len, unpacked))
     hasher = ImageHasher(size)
-    for block in blocks_of(unpacked):
+    unpacked_blocks = blocks_of(unpacked)
+    first = next(unpacked_blocks)
+    parts = PartsReader(first, size, limits, is_kernel=True)
+    for block in chain((first,), unpacked_blocks):
         hasher.update(block)
+        parts.update(block)
     hashed = hasher.finish()
+    pe, volumes = parts.finish()
     return ImageMeasurements(
         kind=ImageKind.ARM64_IMAGE,
         compression=Compression.GZIP,
@@ -302,9 +337,11 @@ def _measure_gzipped_kernel(blocks: Iterable[memoryview], file_size: int, limits
         file_digests={algorithm: digest.digest() for algorithm, digest in file_digests.items()},
         size=size,
         digests=hashed.digests,
-        kernel=read_arm64_header(unpacked[0]),
+        kernel=read_arm64_header(first),
         device_tree=None,
         granules=hashed.granules,
+        pe=pe,
+        volumes=volumes,
     )
 
 

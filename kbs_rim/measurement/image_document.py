@@ -7,7 +7,7 @@ Addresses and header fields of 64 bits are hex strings (``"0x40000000"``), becau
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kbs_rim.errors import InvalidDocument
@@ -26,11 +26,11 @@ def invalid(where: str, problem: str) -> InvalidDocument:
     return InvalidDocument("document.image", f"the image document is not valid: {where}: {problem}")
 
 
-def members(value: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:
-    """Return ``value`` if it is an object with exactly these members."""
+def members(value: Any, names: Sequence[str], where: str, *, optional: Collection[str] = ()) -> Mapping[str, Any]:
+    """Return ``value`` if it is an object with exactly these members, of which the ``optional`` ones may be missing."""
     if not isinstance(value, Mapping):
         raise invalid(where, "must be an object")
-    if wrong := set(names) ^ set(value):
+    if wrong := (set(names) ^ set(value)) - (set(optional) - set(value)):
         raise invalid(where, f"missing or unknown members: {', '.join(sorted(map(str, wrong)))[:200]}")
     return value
 
@@ -39,6 +39,22 @@ def whole_number(value: Any, where: str, *, low: int, high: int) -> int:
     """Return an integer between ``low`` and ``high``."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise invalid(where, f"must be a whole number from {low} to {high}")
+    return value
+
+
+def limited_list(value: Any, where: str, most: int) -> list[Any]:
+    """Return ``value`` if it is a list of at most ``most`` items."""
+    if not isinstance(value, list) or len(value) > most:
+        raise invalid(where, f"must be a list of at most {most} items")
+    return value
+
+
+def text_or_none(value: Any, where: str, most: int) -> str | None:
+    """Return text of at most ``most`` bytes in UTF-8 and without NUL, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or "\0" in value or len(value) > most or len(value.encode("utf-8", "surrogatepass")) > most:
+        raise invalid(where, f"must be null, or text of at most {most} bytes without NUL")
     return value
 
 
