@@ -46,6 +46,8 @@ def facts_of(tree: DeviceTree, size: int = 0) -> DeviceTreeFacts:
     root = tree.root
     chosen = _only(root, "chosen")
     reserved_memory = _only(root, "reserved-memory")
+    if reserved_memory is not None and ("ranges" not in reserved_memory.properties or _cells(reserved_memory) != _cells(root)):
+        raise _malformed("/reserved-memory has no ranges or other cells than the root: Linux would reserve nothing")
     reserved = tuple(tree.reservations) + tuple(_static_ranges(reserved_memory))
     return DeviceTreeFacts(
         memory=_memory(root),
@@ -70,6 +72,8 @@ def _memory(root: Node) -> tuple[Range, ...]:
     for node in root.children:
         if node.base_name != "memory" and node.properties.get("device_type") != b"memory\0":
             continue
+        if not _available(node):
+            continue  # QEMU's secure RAM, for one: the non-secure world has no such memory.
         if "linux,usable-memory" in node.properties:
             raise _malformed(f"/{node.name} has both reg and linux,usable-memory: kernel and firmware would see different RAM")
         found.extend(_ranges(node.properties.get("reg", b""), _cells(root), f"/{node.name} reg"))
@@ -104,7 +108,11 @@ def _bootargs(chosen: Node | None) -> str | None:
 def _log_area(reserved_memory: Node | None) -> Range | None:
     if reserved_memory is None:
         return None
-    areas = [node for node in reserved_memory.children if _LOG_COMPATIBLE in node.properties.get("compatible", b"").split(b"\0")]
+    areas = [
+        node
+        for node in reserved_memory.children
+        if _available(node) and _LOG_COMPATIBLE in node.properties.get("compatible", b"").split(b"\0")
+    ]
     if not areas:
         return None
     ranges = [item for node in areas for item in _ranges(node.properties.get("reg", b""), _cells(reserved_memory), f"{node.name} reg")]
@@ -117,8 +125,13 @@ def _static_ranges(reserved_memory: Node | None) -> Iterator[Range]:
     if reserved_memory is None:
         return
     cells = _cells(reserved_memory)
-    for node in reserved_memory.children:
+    for node in filter(_available, reserved_memory.children):
         yield from _ranges(node.properties.get("reg", b""), cells, f"{node.name} reg")
+
+
+def _available(node: Node) -> bool:
+    """What Linux asks before it uses a node (of_fdt_device_is_available): no status, or one that begins with "ok"."""
+    return node.properties.get("status", b"okay\0").startswith(b"ok")
 
 
 def _cpu_count(cpus: Node | None) -> int:

@@ -429,14 +429,33 @@ def test_a_tree_that_two_readers_may_read_differently_is_refused(tree):
     assert error.value.finding_id == "tree.malformed"
 
 
-def test_two_log_areas_are_refused():
-    def area(base: int) -> Node:
-        return Node(f"event-log@{base:x}", {"compatible": text("cc-event-log"), "reg": cells64(base, 0x1000)})
+RESERVED = {"#address-cells": cells(2), "#size-cells": cells(2), "ranges": b""}
 
-    wide = {"#address-cells": cells(2), "#size-cells": cells(2)}
-    assert facts_of(tree_of(Node("reserved-memory", wide, (area(0x1000),)))).log_area == (0x1000, 0x1000)
+
+def log_node(base: int, **more: bytes) -> Node:
+    return Node(f"event-log@{base:x}", {"compatible": text("cc-event-log"), "reg": cells64(base, 0x1000)} | more)
+
+
+def test_two_log_areas_are_refused():
+    assert facts_of(tree_of(Node("reserved-memory", RESERVED, (log_node(0x1000),)))).log_area == (0x1000, 0x1000)
     with pytest.raises(MalformedEvidence, match="event log"):
-        facts_of(tree_of(Node("reserved-memory", wide, (area(0x1000), area(0x3000)))))
+        facts_of(tree_of(Node("reserved-memory", RESERVED, (log_node(0x1000), log_node(0x3000)))))
+
+
+@pytest.mark.parametrize("change", [{"#size-cells": cells(1)}, {"#address-cells": cells(1)}, {"ranges": None}])
+def test_attack_reservation_that_linux_ignores(change):
+    """Linux takes /reserved-memory only with the root's cells and with ranges; else the log area would be free memory."""
+    properties = {name: value for name, value in (RESERVED | change).items() if value is not None}
+    with pytest.raises(MalformedEvidence, match="Linux would reserve nothing"):
+        facts_of(tree_of(Node("reserved-memory", properties, (log_node(0x1000),))))
+
+
+@pytest.mark.parametrize(("status", "used"), [(b"okay\0", True), (b"ok\0", True), (b"disabled\0", False), (b"okay", True), (b"", False)])
+def test_nodes_that_linux_passes_over(status, used):
+    tree = tree_of(memory(0, 1), Node("reserved-memory", RESERVED, (log_node(0x1000, status=status),)))
+    assert facts_of(tree).log_area == ((0x1000, 0x1000) if used else None)
+    assert facts_of(tree).reserved == (((0x1000, 0x1000),) if used else ())
+    assert facts_of(tree_of(memory(0, 1, status=status))).memory == (((0, 1),) if used else ())
 
 
 # The writer's own rules --------------------------------------------------------------------------------------------------
