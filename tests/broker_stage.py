@@ -160,9 +160,8 @@ class Site:
         """A whole exchange by the guest's own client; returns the secret's value."""
         return (await get_secret(self.exchange(vm, new_key(key), replica=replica), self.realm(vm, **simulated), QUICK)).value
 
-    async def request_key(self, exchange: Exchange, *, replica: int = 0) -> Answer:
-        url = self.guest_url(replica) + exchange.request_url[exchange.request_url.index("/keys/") :]
-        return await self.call("POST", url, data=exchange.key_request(), headers={"Content-Type": KEY_REQUEST_TYPE})
+    async def request_key(self, exchange: Exchange) -> Answer:
+        return await self.call("POST", exchange.request_url, data=exchange.key_request(), headers={"Content-Type": KEY_REQUEST_TYPE})
 
     async def offer(self, exchange: Exchange | None = None) -> Offer:
         """First leg: a challenge that the guest's code accepted."""
