@@ -1,8 +1,14 @@
 """Fixtures for every test."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No timed asserts: a busy machine is no defect. In CI the examples are the same in every run of one version.
+settings.register_profile("kbs_rim", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI")))
+settings.load_profile("kbs_rim")
 
 pytest_plugins = ["tests.postgres", "tests.broker_stage"]
 
