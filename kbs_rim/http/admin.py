@@ -58,7 +58,10 @@ async def add_image(request: web.Request) -> web.Response:
 @routes.get("/admin/v1/images")
 async def list_images(request: web.Request) -> web.Response:
     """List images by id."""
-    state = ImageState(request.query["state"]) if request.query.get("state") in set(ImageState) else None
+    asked = request.query.get("state")
+    if asked is not None and asked not in set(ImageState):
+        raise web.HTTPBadRequest(text=f"state is one of {', '.join(ImageState)}.")
+    state = None if asked is None else ImageState(asked)
     limit = page_limit(request)
     records = await request.app[REGISTRY].list_images(state=state, after=request.query.get("cursor"), limit=limit)
     return page_of("images", [image_document(record) for record in records], limit, lambda item: item["id"])
