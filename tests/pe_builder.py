@@ -1,8 +1,9 @@
-"""Builds small PE files for tests, and computes their Authenticode digest slowly, from the rules of the specification."""
+"""Builds small PE files, UKIs and firmware volumes for tests, and computes their Authenticode digest slowly, from the rules of the specification."""
 
+import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 
@@ -42,7 +43,6 @@ class PeFile:
     dos: bytes = b"MZ"
     table_order: Sequence[int] | None = None
     alignment: int = ALIGNMENT
-    fields: dict[str, int] = field(default_factory=dict)
 
     def build(self) -> bytes:
         """Return the file."""
@@ -121,3 +121,23 @@ def slow_authenticode(data: bytes, algorithm: HashAlgorithm = HashAlgorithm.SHA2
     if len(data) > total:
         hashed += data[total : len(data) - certificates]
     return algorithm.digest(hashed)
+
+
+MAGIC = Section(".sdmagic", b"#### LoaderInfo: systemd-stub 257.13-1~deb13u1 ####")
+
+
+def uki(*sections: tuple[str, bytes], magic: Section = MAGIC) -> bytes:
+    return PeFile([Section(".text", b"stub"), magic, *(Section(name, content) for name, content in sections)]).build()
+
+
+def volume(
+    size: int, *, revision: int = 2, signature: bytes = b"_FVH", header: int = 72, length: int | None = None, checksum: int = 0
+) -> bytes:
+    """A volume of ``size`` bytes with pseudo-random content; ``length``, ``checksum`` and the rest may lie."""
+    filling = hashlib.shake_128(b"volume").digest(size - 72)
+    head = bytearray(72)
+    head[16:32] = bytes(range(16))
+    struct.pack_into("<Q4sIHHHBB", head, 32, size if length is None else length, signature, 0x4FEFF, header, 0, 0, 0, revision)
+    total = sum(word for (word,) in struct.iter_unpack("<H", bytes(head)))
+    struct.pack_into("<H", head, 50, (checksum - total) & 0xFFFF)
+    return bytes(head) + filling

@@ -80,18 +80,20 @@ class PeReader:
     """Collects the facts of one PE file while it passes."""
 
     def __init__(self, headers: PeHeaders, limits: Limits) -> None:
-        """Raises ``MalformedEvidence``: ``image.pe``, or ``image.too-large`` if too much of a UKI had to be held in memory."""
+        """Raises ``MalformedEvidence``: ``image.pe``, or ``image.too-large`` if too much had to be held in memory."""
         self._headers = headers
         self._reader: SpanReader[_Name] = SpanReader()
-        self._reader.add_digest(("authenticode", ""), headers.authenticode)
+        self._may_hold = limits.pe_held_bytes
+        self._ask_for(("authenticode", ""), headers.authenticode)
         if headers.authenticode_padded is not None:
-            self._reader.add_digest(("padded", ""), headers.authenticode_padded)
+            self._ask_for(("padded", ""), headers.authenticode_padded)
         self._ask_for_loader()
         self._form = form_of({section.name for section in headers.sections if section.virtual_size})
         self._sections = list(stub_sections(headers.sections, limits)) if self._form else []
         self._ask_for_sections(limits)
         self._initrds = self._assembled() if self._form is UkiForm.UKI else []
-        self._ask_for_initrds(limits)
+        for pieces in {pieces for pieces in self._initrds if pieces is not None}:
+            self._ask_for(("initrd", pieces), pieces)
 
     def update(self, block: memoryview) -> None:
         """Take the next bytes of the file."""
@@ -131,7 +133,7 @@ class PeReader:
 
     def _ask_for_sections(self, limits: Limits) -> None:
         for index, (section, _) in enumerate(self._sections):
-            self._reader.add_digest(("section", index), _in_memory(section))
+            self._ask_for(("section", index), _in_memory(section))
             if section.name in TEXT_SECTIONS and section.stored.size <= limits.uki_text_bytes:
                 self._reader.add_content(("text", index), section.stored)
 
@@ -144,18 +146,15 @@ class PeReader:
             layer[section.name] = _in_memory(section)
         return [stub_initrd({**shared, **own.get(profile, {})}) for profile in range(1 + max(own))]
 
-    def _ask_for_initrds(self, limits: Limits) -> None:
-        wanted = {pieces for pieces in self._initrds if pieces is not None}
-        held = sum(map(held_bytes, wanted))
-        if held > limits.uki_held_bytes:
+    def _ask_for(self, name: _Name, pieces: tuple[Piece, ...]) -> None:
+        self._may_hold -= held_bytes(pieces)
+        if self._may_hold < 0:
             raise MalformedEvidence(
                 "image.too-large",
-                "the initrd of the UKI stands in front of its microcode, and is too large to be kept meanwhile",
-                expected=f"at most {limits.uki_held_bytes} bytes",
-                seen=str(held),
+                "the parts of the PE file stand in another order than they are measured in, and are too large to be kept meanwhile",
+                expected="at most limits.pe_held_bytes",
             )
-        for pieces in wanted:
-            self._reader.add_digest(("initrd", pieces), pieces)
+        self._reader.add_digest(name, pieces)
 
 
 def _in_memory(section: PeSection) -> tuple[Piece, ...]:
