@@ -112,7 +112,7 @@ def _place(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Work
     present = {item.role for item in placed}
     for rule in workload.images:
         if rule.required and rule.role not in present:
-            message = f"the workload requires a {rule.role.value} and none of those it allows was loaded"
+            message = f"the workload requires one of its {rule.role.value} images and none was loaded"
             findings.append(Finding("boot.role-missing", message, expected=_names(rule), where={"role": rule.role.value}))
     return placed, findings
 

@@ -67,7 +67,7 @@ def _unavailable(code: str, detail: str, retry_after_s: int, request_id: str) ->
 
 
 def _of_http_exception(error: web.HTTPException, request_id: str) -> web.Response:
-    codes = {404: "no-such-route", 405: "method-not-allowed", 413: "too-large", 415: "media-type"}
+    codes = {401: "unauthorized", 404: "no-such-route", 405: "method-not-allowed", 413: "too-large", 415: "media-type"}
     kept = {name: value for name, value in error.headers.items() if name in ("Allow", "WWW-Authenticate", "Retry-After")}
     code = codes.get(error.status, "http")
     return problem(error.status, code, error.text or error.reason, headers=kept, request_id=request_id)

@@ -221,7 +221,7 @@ def _granules_of(loaded: LoadedImage, images: ImageLookup) -> bytes:
     image = images.find(loaded.algorithm, loaded.digest)
     if image is None:
         seen = f"{loaded.algorithm.compact_name}:{loaded.digest.hex()}"
-        raise MalformedEvidence("rim.image-unknown", f"{what} loads an image that nobody registered, {seen}", seen=seen)
+        raise MalformedEvidence("rim.image-unknown", f"{what} loads an image that is not at hand, {seen}", seen=seen)
     for algorithm, digest in loaded.other_digests:
         if image.digests[algorithm] != digest:
             seen = f"{algorithm.compact_name}:{digest.hex()}"

@@ -145,7 +145,7 @@ def read_refusal(status: int, body: bytes) -> BrokerRefused:
         members = {}
     code = _matching(members.get("code"), _CODE) or f"http-{status}"
     ticket = _matching(members.get("ticket"), _TICKET)
-    message = f"the broker refused: {code}" + (f", ticket {ticket}" if ticket else "")
+    message = "the broker refused" + (f"; the administrator finds the reason under ticket {ticket}" if ticket else "")
     return BrokerRefused(code, message, ticket=ticket)
 
 

@@ -37,6 +37,6 @@ class Readiness:
                 await check
         except TimeoutError:
             return "no answer in time"
-        except OurFault as error:
-            return type(error).__name__
+        except OurFault:
+            return "unavailable"
         return "ok"

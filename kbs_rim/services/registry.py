@@ -12,7 +12,7 @@ from kbs_rim.limits import Limits
 from kbs_rim.measurement.image import ImageKind, ImageMeasurements
 from kbs_rim.ports import Clock, ImageRecord, ImageState, ImageWriter, RecordReader, SecretReader, WorkloadRecord, WorkloadWriter
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:~/-]{0,199}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:~/,()@=-]{0,199}")
 _KIND_OF_ROLE = {Role.KERNEL: ImageKind.ARM64_IMAGE, Role.DEVICE_TREE: ImageKind.DEVICE_TREE}
 _MAX_REASON = 1000
 _MAX_PROVENANCE_BYTES = 16 * 1024
@@ -34,7 +34,7 @@ class Registry:
         Raises ``InvalidDocument``, or ``Conflict`` if the image is revoked or was registered with other measurements.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidDocument("document.image", "name must be 1 to 200 letters, digits, blanks or . _ + : ~ / -")
+            raise InvalidDocument("document.image", "name must be 1 to 200 letters, digits, blanks or . _ + : ~ / , ( ) @ = -")
         measured = ImageMeasurements.from_document(measurements, self._limits)
         now = self._clock.now()
         record = ImageRecord(
