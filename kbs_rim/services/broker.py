@@ -332,8 +332,9 @@ class Broker:
 
     async def _hand_out(self, attempt: _Attempt, secret: SecretInfo, sequence: int) -> Release:
         """Unwrap, seal, commit the release, and only then return. The plaintext lives in this function."""
-        key = parse_guest_key(attempt.challenge.jwk, allow_rsa1_5=self._policy.allow_rsa1_5)
         try:
+            # Again: the replica that gave the challenge may allow what this one does not.
+            key = parse_guest_key(attempt.challenge.jwk, allow_rsa1_5=self._policy.allow_rsa1_5)
             with _Stage(attempt, "seal", self._observe):
                 version, plaintext = await self._vault.open(secret.path)
                 sealed = _seal(key, plaintext)
