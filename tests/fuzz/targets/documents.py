@@ -138,7 +138,7 @@ def workload_seeds() -> Iterable[bytes]:
 def check_config(data: bytes) -> object:
     """The first byte chooses: 0 a file, 1 lines NAME=VALUE of the environment."""
     mode, content = (data[0] % 2 if data else 0), data[1:]
-    path, environ = _config_file(), {}
+    path, environ = config_file(), {}
     path.write_bytes(b"" if mode else content)
     if mode:
         lines = content.decode("utf-8", "surrogateescape").replace("\0", "").split("\n")
@@ -152,7 +152,8 @@ def check_config(data: bytes) -> object:
 
 
 @functools.cache
-def _config_file() -> Path:
+def config_file() -> Path:
+    """Where configuration to be read is written; the folder has another name in every run."""
     return Path(tempfile.mkdtemp()) / "fuzz.toml"
 
 
