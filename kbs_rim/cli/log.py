@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kbs_rim.cli import EXIT_OK
+from kbs_rim.cli import EXIT_OK, EXIT_REFUSED
 
 if TYPE_CHECKING:
     from kbs_rim.evidence.hash_algorithm import HashAlgorithm
-    from kbs_rim.evidence.tcg_events import EventDescription
-    from kbs_rim.evidence.tcg_log import LogKind, TcgEvent, TcgLog
     from kbs_rim.measurement.boot_plan import BootPlan
     from kbs_rim.measurement.image import ImageMeasurements
 
@@ -20,7 +18,16 @@ _FILE = click.Path(path_type=Path)
 _LOG = click.Path(path_type=Path, allow_dash=True)
 _ROUNDINGS = {"4k": 4096, "16k": 16384, "64k": 65536}
 _CHUNK = 1 << 20
-_WIDTH_OF_A_PIPE = 200
+_KIND = click.option(
+    "--kind",
+    type=click.Choice(["vmm", "tpm", "cc", "cel", "cel-tlv", "cel-cbor", "cel-json", "ima", "aael"]),
+    help="What kind of log it is [default: guessed from its contents].",
+)
+_NUMBERING = click.option(
+    "--numbering",
+    type=click.Choice(["pcr", "mr"]),
+    help="What register numbers of a cel or aael log count: PCRs or measurement registers [default: what the log says].",
+)
 
 
 @click.group("log")
@@ -30,29 +37,64 @@ def command() -> None:
 
 @command.command()
 @click.argument("file", type=_LOG)
-@click.option("--kind", type=click.Choice(["vmm", "tpm", "cc"]), help="Who wrote the log [default: guessed from its records].")
+@_KIND
+@_NUMBERING
 @click.option("--registers", is_flag=True, help="Print the registers that the log extends, instead of its records.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(file: Path, kind: str | None, registers: bool, as_json: bool) -> int:
+def show(file: Path, kind: str | None, numbering: str | None, registers: bool, as_json: bool) -> int:
     """Print the records of the log FILE (- reads stdin), or its replayed registers. Exit 1 if it is malformed.
 
-    What a log says is not proven by showing it: only digests are measured, and only a register tells whether they were.
+    What a log says is not proven by showing it: only digests are measured, and only a register tells whether they were. The last
+    column says whether a digest was computed again from the record, and if not, what it should be the hash of.
     """
-    from kbs_rim.evidence.tcg_log import replay_registers
+    from kbs_rim.cli import log_view
 
     data = _read(file)
-    log = _parse(data, kind)
-    descriptions = _validate(log)
-    banks = replay_registers(log)
+    if log_view.is_ccel_table(data, kind):
+        log_view.print_ccel_table(data, as_json=as_json)
+        return EXIT_OK
+    view = log_view.read_view(data, kind, numbering)
     if registers:
-        _print_registers(banks, as_json=as_json)
+        log_view.print_registers(view, as_json=as_json)
     elif as_json:
-        click.echo(json.dumps(_document(log, descriptions), indent=2))
+        click.echo(json.dumps(log_view.document_of(view), indent=2))
     else:
-        _print_table(log, descriptions)
+        log_view.print_table(view)
     if kind is None:
-        click.echo(f"kbs-rim: read as a {log.kind} log; --kind says otherwise", err=True)
+        click.echo(f"kbs-rim: read as a {view.kind} log; --kind says otherwise", err=True)
     return EXIT_OK
+
+
+@command.command()
+@click.argument("before", type=_LOG)
+@click.argument("after", type=_LOG)
+@_KIND
+@_NUMBERING
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diff(before: Path, after: Path, kind: str | None, numbering: str | None, as_json: bool) -> int:
+    """Print what differs between the logs of two boots, BEFORE and AFTER, register by register: + added, - removed, ~ changed.
+
+    Digests are compared, and not what records say: that is not measured. Exit 0 if nothing differs, 1 if something does, 2 if the
+    logs cannot be compared.
+    """
+    from kbs_rim.cli import log_diff, log_view
+    from kbs_rim.errors import MalformedEvidence
+    from kbs_rim.evidence.event_diff import diff_logs
+
+    views = []
+    for file in (before, after):
+        try:
+            views.append(log_view.read_view(_read(file), kind, numbering))
+        except MalformedEvidence as error:
+            raise click.ClickException(f"{file}: {error.finding_id}: {error}") from None
+    try:
+        changes = diff_logs(views[0].log, views[1].log)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    log_diff.print_changes(changes, views[0], views[1], as_json=as_json)
+    if kind is None and views[0].kind != views[1].kind:
+        click.echo(f"kbs-rim: read as a {views[0].kind} and a {views[1].kind} log; --kind says otherwise", err=True)
+    return EXIT_REFUSED if changes else EXIT_OK
 
 
 def _read(file: Path) -> bytes:
@@ -61,108 +103,6 @@ def _read(file: Path) -> bytes:
     with click.open_file(str(file), "rb") as stream:
         data: bytes = stream.read(DEFAULT_LIMITS.log_bytes + 1)
     return data
-
-
-def _parse(data: bytes, kind: str | None) -> "TcgLog":
-    from kbs_rim.errors import MalformedEvidence
-    from kbs_rim.evidence.tcg_log import LogKind, guess_kind, parse_tcg_log
-
-    if kind is not None:
-        return parse_tcg_log(data, LogKind(kind), allow_legacy=kind == LogKind.TPM)
-    guessed = guess_kind(data)
-    try:
-        return parse_tcg_log(data, guessed, allow_legacy=guessed is LogKind.TPM)
-    except MalformedEvidence:
-        if guessed is LogKind.VMM:
-            raise
-        other = LogKind.CC if guessed is LogKind.TPM else LogKind.TPM
-        try:
-            return parse_tcg_log(data, other, allow_legacy=other is LogKind.TPM)
-        except MalformedEvidence:
-            pass
-        raise
-
-
-def _validate(log: "TcgLog") -> "tuple[EventDescription, ...]":
-    """Decode every record; a VMM log must also keep the limits under which it would be replayed."""
-    from kbs_rim.evidence.tcg_events import describe_event
-    from kbs_rim.evidence.tcg_log import LogKind
-    from kbs_rim.measurement.boot_plan import check_vmm_records
-
-    descriptions = tuple(describe_event(event, log.kind) for event in log.events)
-    if log.kind is LogKind.VMM:
-        check_vmm_records(log)
-    return descriptions
-
-
-def _print_registers(banks: dict[str, dict[int, bytes]], *, as_json: bool) -> None:
-    if as_json:
-        document = {name: {str(index): bank[index].hex() for index in sorted(bank)} for name, bank in banks.items()}
-        click.echo(json.dumps({"registers": document}, indent=2))
-        return
-    for name, bank in banks.items():
-        for index in sorted(bank):
-            click.echo(f"{name} {index:>2} {bank[index].hex()}")
-
-
-def _digests(event: "TcgEvent") -> dict[str, str]:
-    from kbs_rim.evidence.tcg_names import TPM_ALGORITHMS
-
-    return {TPM_ALGORITHMS[identifier].name: digest.hex() for identifier, digest in event.digests.items()}
-
-
-def _document(log: "TcgLog", descriptions: "tuple[EventDescription, ...]") -> dict[str, Any]:
-    from kbs_rim.evidence.tcg_names import TPM_ALGORITHMS
-
-    events = [
-        {
-            "number": event.number,
-            "offset": event.offset,
-            "register": event.index,
-            "type": event.type,
-            "type_name": description.type_name,
-            "digests": _digests(event),
-            "description": description.text,
-            "fields": dict(description.fields),
-            "data": event.data.hex(),
-        }
-        for event, description in zip(log.events, descriptions, strict=True)
-    ]
-    return {
-        "kind": log.kind.value,
-        "format": "sha1" if log.header is None else "crypto-agile",
-        "algorithms": [TPM_ALGORITHMS[identifier].name for identifier in log.algorithms],
-        "used_bytes": log.used_bytes,
-        "padding": log.padding,
-        "events": events,
-    }
-
-
-def _print_table(log: "TcgLog", descriptions: "tuple[EventDescription, ...]") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_OF_A_PIPE)
-    table = Table(box=None, pad_edge=False)
-    for column in ("#", "Register", "Type", "What it says", "Digest"):
-        table.add_column(column, overflow="fold")
-    for event, description in zip(log.events, descriptions, strict=True):
-        digest = (
-            next((f"{name}:{value[:16]}..." for name, value in _digests(event).items()), "no digest") if event.measured else "not measured"
-        )
-        row = (str(event.number), _register(log.kind, event), description.type_name, description.text, digest)
-        # Text, not markup: a log must not be able to colour, link or hide anything.
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
-
-
-def _register(kind: "LogKind", event: "TcgEvent") -> str:
-    if not event.measured:
-        return "-"
-    return {"vmm": "RIM" if event.index == 0 else str(event.index), "tpm": f"PCR {event.index}", "cc": f"MR {event.index}"}[kind.value]
 
 
 @command.command()

@@ -18,6 +18,8 @@ from kbs_rim.evidence.ima_template import LEGACY_DIGEST_SIZE, LEGACY_NAME_SIZE, 
 from kbs_rim.evidence.tcg_names import TPM_ALG_SHA1, TPM_ALGORITHMS
 from kbs_rim.limits import DEFAULT_LIMITS, Limits
 
+_ALGORITHMS: Final = (TPM_ALG_SHA1, 0x000B, 0x000C, 0x000D)
+"""Of template digests, one for each size; which of two with one size it is does not show."""
 _U32: Final = {"little": struct.Struct("<I"), "big": struct.Struct(">I")}
 
 
@@ -44,6 +46,19 @@ def parse_ima_log(data: bytes, limits: Limits = DEFAULT_LIMITS, *, algorithm: in
         )
     reader = _Reader(bytes(data), limits, algorithm, order)
     return EventLog(LogFormat.IMA, RegisterKind.PCR, tuple(reader.events()))
+
+
+def guess_ima_layout(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[int, ByteOrder] | None:
+    """Guess algorithm and byte order of a binary list by its first entry, for display; None if it does not look like a list."""
+    orders: tuple[ByteOrder, ...] = ("little", "big")
+    for order in orders:
+        for algorithm in _ALGORITHMS:
+            try:
+                next(_Reader(data, limits, algorithm, order).events(), None)
+            except MalformedEvidence:
+                continue
+            return (algorithm, order) if data else None
+    return None
 
 
 def ima_event(number: int, pcr: int, template_digest: bytes, template: ImaTemplate, algorithm: int) -> MeasuredEvent:

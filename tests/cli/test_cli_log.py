@@ -194,7 +194,7 @@ def test_log_from_standard_input(run, monkeypatch, more):
 
 
 def test_unknown_kind_is_a_usage_error(run):
-    assert run("log", "show", "x", "--kind", "ima")[0] == 64
+    assert run("log", "show", "x", "--kind", "syslog")[0] == 64
 
 
 # log rim
