@@ -1,9 +1,10 @@
 # What one does with this repository; `make` lists it. Everything runs in .venv, which `make venv` makes.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint fmt bench lock limits secrets clean distclean
+.PHONY: help venv demo test fuzz lint fmt bench lock limits secrets clean distclean
 .NOTPARALLEL:
 
 JOBS ?= 2
+MINUTES ?= 5
 ARGS ?=
 export IMAGES
 
@@ -19,6 +20,9 @@ demo: venv ## three real realms get their secrets, and the attacks are refused (
 test: venv ## run every test on SQLite and PostgreSQL, with coverage (JOBS=2, ARGS="tests/evidence -k cbor")
 	@tools/postgres.sh
 	@.venv/bin/python -m pytest --numprocesses $(JOBS) $(if $(ARGS),$(ARGS),--cov --cov-report=term)
+
+fuzz: venv ## fuzz every parser, coverage-guided where atheris is (MINUTES=5 for all of them, ARGS="boot_plan corim" for some)
+	@.venv/bin/python -m tests.fuzz.run --minutes $(MINUTES) $(ARGS)
 
 lint: venv ## ruff, mypy --strict and the import rules
 	@.venv/bin/ruff check .
@@ -43,7 +47,7 @@ secrets: venv ## make the secret files that docker-compose.yml mounts; existing 
 	@tools/compose_secrets.sh secrets
 
 clean: ## remove what tests, builds and the demo leave behind
-	@rm -rf build dist .demo htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	@rm -rf build dist .demo .fuzz htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	@find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean ## ... and .venv

@@ -1,4 +1,4 @@
-"""Event logs that are no TCG2 logs: the three encodings of the canonical event log, IMA's lists, the attestation agent's log."""
+"""Event logs that are no TCG2 logs, and what is done with any log in the neutral form."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -26,6 +26,7 @@ from kbs_rim.evidence.ima_log import ImaBank, guess_ima_layout, in_bank, parse_i
 from kbs_rim.evidence.ima_template import ByteOrder, decode_entry, join_fields, split_fields
 from kbs_rim.evidence.ima_text import is_ima_text, parse_ima_text
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
+from kbs_rim.measurement.rem import rem_candidates
 from tests import log_forge as forge
 from tests.fuzz.examination import Target, require, require_presentable
 from tests.fuzz.targets.codecs import JSON_WORDS
@@ -36,7 +37,7 @@ _TLV_TYPES = 256
 _KINDS = (RegisterKind.PCR, RegisterKind.MR)
 
 
-def _attempt(function: Callable[..., object], *arguments: object) -> object:
+def attempt(function: Callable[..., object], *arguments: object) -> object:
     try:
         return function(*arguments)
     except MalformedEvidence as error:
@@ -44,8 +45,8 @@ def _attempt(function: Callable[..., object], *arguments: object) -> object:
         return error.finding_id
 
 
-def _seen(log: EventLog) -> tuple[object, ...]:
-    """Everything that is done with a log in the neutral form: each digest is explained, each register replays."""
+def seen_in(log: EventLog) -> tuple[object, ...]:
+    """Everything that is done with a log in the neutral form: each digest is explained, registers replay, and so do REMs."""
     explained: list[object] = []
     for event in log.events:
         require_presentable(event.type_name)
@@ -54,8 +55,9 @@ def _seen(log: EventLog) -> tuple[object, ...]:
             require_presentable(found.what)
             explained.append(found)
         if isinstance(event.content, ImaTemplate):
-            explained.append(_attempt(decode_entry, event.content))
-    return log, explained, _attempt(replay_event_log, log), in_measurement_registers(log)
+            explained.append(attempt(decode_entry, event.content))
+    rems = [attempt(rem_candidates, in_measurement_registers(log), algorithm) for algorithm in HashAlgorithm]
+    return log, explained, attempt(replay_event_log, log), rems
 
 
 # --- canonical event logs ---------------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def check_cel(format_: LogFormat) -> Callable[[bytes], object]:
         log = _PARSERS[format_](content, kind)
         for other, written in _written(log):
             require(_PARSERS[other](written, kind).events == log.events, f"a {format_} log is the same in {other}")
-        return _seen(log)
+        return seen_in(log)
 
     return check
 
@@ -136,10 +138,10 @@ def check_ima_log(data: bytes) -> object:
     log = parse_ima_log(content, algorithm=algorithm, order=order)
     for event in log.events:
         data = event.content.data if isinstance(event.content, ImaTemplate) else b""
-        fields = _attempt(split_fields, data, order)
+        fields = attempt(split_fields, data, order)
         require(not isinstance(fields, tuple) or join_fields(fields, order) == data, "fields join to what was split")
-    banks = [_attempt(in_bank, log, bank, how, order) for bank in HashAlgorithm for how in ImaBank]
-    return _seen(log), banks
+    banks = [attempt(in_bank, log, bank, how, order) for bank in HashAlgorithm for how in ImaBank]
+    return seen_in(log), banks
 
 
 def ima_seeds() -> Iterable[bytes]:
@@ -166,7 +168,7 @@ def ima_seeds() -> Iterable[bytes]:
 def check_ima_text(data: bytes) -> object:
     """The text list."""
     is_ima_text(data)
-    return _seen(parse_ima_text(data))
+    return seen_in(parse_ima_text(data))
 
 
 def text_seeds() -> Iterable[bytes]:
@@ -188,7 +190,7 @@ def check_aael(data: bytes) -> object:
     lines = [entry_of(event) for event in log.events]
     for line in lines:
         require_presentable(line.domain + line.operation + line.content)
-    return _seen(log), lines
+    return seen_in(log), lines
 
 
 def aael_seeds() -> Iterable[bytes]:

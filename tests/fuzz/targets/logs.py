@@ -9,6 +9,7 @@ from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredI
 from kbs_rim.appraisal.workload import Role, parse_workload
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence import tcg_names as names
+from kbs_rim.evidence.event_log import event_log_from_tcg
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.tcg_events import describe_event
 from kbs_rim.evidence.tcg_log import LogKind, TcgEvent, TcgLog, guess_kind, parse_tcg_log, replay_registers
@@ -19,6 +20,7 @@ from kbs_rim.measurement.image import measure_image
 from kbs_rim.measurement.replay import image_problems, match_rim, replay_rim
 from kbs_rim.measurement.rmm import RmmVersion
 from tests.fuzz.examination import Judged, Target, require, require_presentable
+from tests.fuzz.targets.event_logs import attempt, seen_in
 from tests.fuzz.vectors import VECTORS, device_trees, files
 
 LIMITS = Limits(ripas_entries=2048, plan_granules=2048, replay_granules=16384)
@@ -85,7 +87,9 @@ def _read(log: TcgLog, data: bytes) -> object:
     require([event.number for event in log.events] == list(range(len(log.events))), "records are numbered from 0")
     for event in log.events:
         require(all(len(digest) == log.algorithms[algorithm] for algorithm, digest in event.digests.items()), "digests have their length")
-    return log.events, [_described(event, log.kind) for event in log.events], _or_refusal(replay_registers, log)
+    described = [_described(event, log.kind) for event in log.events]
+    explained = None if log.kind is LogKind.VMM else seen_in(event_log_from_tcg(log))
+    return log.events, described, attempt(replay_registers, log), explained
 
 
 def _described(event: TcgEvent, kind: LogKind) -> object:
@@ -99,22 +103,14 @@ def _described(event: TcgEvent, kind: LogKind) -> object:
     return description
 
 
-def _or_refusal(function: Callable[..., object], *arguments: object) -> object:
-    try:
-        return function(*arguments)
-    except MalformedEvidence as error:
-        require_presentable(str(error))
-        return error.finding_id
-
-
 def _replayed(log: TcgLog) -> Judged:
     """A log that gives a plan is replayed and judged; its records check one by one as well."""
-    plan = _or_refusal(boot_plan_from_log, log, LIMITS)
+    plan = attempt(boot_plan_from_log, log, LIMITS)
     if not isinstance(plan, BootPlan):
-        return Judged(str(plan), _or_refusal(check_vmm_records, log, LIMITS))
+        return Judged(str(plan), attempt(check_vmm_records, log, LIMITS))
     check_vmm_records(log, LIMITS)
     problems = image_problems(plan, REGISTERED)
-    rims = [_or_refusal(replay_rim, plan, REGISTERED, dialect, LIMITS) for dialect in DIALECTS]
+    rims = [attempt(replay_rim, plan, REGISTERED, dialect, LIMITS) for dialect in DIALECTS]
     for dialect, rim in zip(DIALECTS, rims, strict=True):
         if isinstance(rim, bytes):
             require(not problems, "a plan with an unknown image gives no RIM")
