@@ -15,6 +15,7 @@ from kbs_rim.appraisal.registered_image import ImageState as ImageState  # noqa:
 from kbs_rim.appraisal.workload import Role, Workload
 from kbs_rim.ledger.records import AppraisalRecord, ChangeRecord, ReleaseRecord, VerdictKind
 from kbs_rim.measurement.image import ImageMeasurements
+from kbs_rim.measurement.measured_parts import MeasuredDigest
 
 
 class Clock(Protocol):
@@ -45,11 +46,28 @@ class ImageRecord:
     state_reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredImage:
+    """A registered image, without its granule digests, and those of the digests asked for that are digests of it."""
+
+    image: ImageRecord
+    digests: tuple[MeasuredDigest, ...]
+
+
 class ImageReader(Protocol):
     """Reads the image registry."""
 
     async def find_images(self, digests: Sequence[tuple[str, bytes]], *, with_granules: bool = True) -> list[ImageRecord]:
         """Return the images, whatever their state, that have one of the (IANA hash name, digest) pairs as loaded digest."""
+        ...
+
+    async def find_images_by_measurement(self, digests: Sequence[tuple[str, bytes]]) -> list[MeasuredImage]:
+        """Return the images, whatever their state, of which one of the (IANA hash name, digest) pairs is the digest of some part.
+
+        Parts are what ``ImageMeasurements.measured_digests`` names: the file, its Authenticode digest, a section of a UKI and so
+        on. The images with most such digests come first. Of images that share a digest only 16 are looked at for it, since a
+        section may be in thousands of UKIs, and 256 images are returned at most: a good log has fewer than 10.
+        """
         ...
 
     async def get_image(self, image_id: str) -> ImageRecord:

@@ -1,4 +1,4 @@
-"""Builds small PE files, UKIs and firmware volumes for tests, and computes their Authenticode digest slowly, from the rules of the specification."""
+"""Builds small PE files, UKIs and firmware volumes for tests; computes Authenticode digests slowly, by the specification."""
 
 import hashlib
 import struct

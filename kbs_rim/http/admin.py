@@ -16,6 +16,7 @@ from kbs_rim.http.auth import PRINCIPAL
 from kbs_rim.http.middleware import read_body
 from kbs_rim.http.paging import page_limit, page_of
 from kbs_rim.limits import Limits
+from kbs_rim.measurement.firmware_volume import volumes_to_document
 from kbs_rim.measurement.image_document import facts_to_document
 from kbs_rim.ports import ImageRecord, ImageState, SecretInfo, WorkloadRecord
 from kbs_rim.services.registry import Registry
@@ -110,6 +111,8 @@ def image_document(record: ImageRecord) -> dict[str, Any]:
         "file_digests": {algorithm.value: digest.hex() for algorithm, digest in measured.file_digests.items()},
         "kernel": {"text_offset": kernel.text_offset, "image_size": kernel.image_size, "flags": kernel.flags} if kernel else None,
         "device_tree": facts_to_document(tree) if tree else None,
+        "pe": measured.pe.to_document() if measured.pe else None,
+        "volumes": volumes_to_document(measured.volumes),
         "provenance": dict(record.provenance),
         "registered_at": record.registered_at.isoformat(),
         "registered_by": record.registered_by,

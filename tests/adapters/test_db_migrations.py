@@ -1,10 +1,13 @@
 """Migrations make exactly the tables of the models, on both engines, whole or not at all."""
 
 import asyncio
+import gzip
+import json
 import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,10 +22,12 @@ from kbs_rim.adapters.db.engine import normalise_url, postgres_engine, sqlite_en
 from kbs_rim.adapters.db.migrate import Migration, current, migrations_directory, newest_version, upgrade
 from kbs_rim.adapters.db.models import SCHEMA_VERSION, Base
 from kbs_rim.errors import ConfigurationError, StoreUnavailable
+from kbs_rim.measurement.image import measure_image
+from tests.registry_values import kernel_bytes
 
 FAILING = """
 revision = "9999"
-down_revision = "0001"
+down_revision = "PRESENT"
 import sqlalchemy as sa
 from alembic import op
 
@@ -32,7 +37,7 @@ def upgrade():
 """
 ORPHANING = """
 revision = "9999"
-down_revision = "0001"
+down_revision = "PRESENT"
 from alembic import op
 
 def upgrade():
@@ -61,7 +66,7 @@ def table_names(connection: Connection) -> set[str]:
 def with_migration(folder: Path, source: str) -> Path:
     copy = folder / "migrations"
     shutil.copytree(migrations_directory(), copy)
-    (copy / "versions" / "9999_next.py").write_text(source)
+    (copy / "versions" / "9999_next.py").write_text(source.replace("PRESENT", SCHEMA_VERSION))
     return copy
 
 
@@ -104,11 +109,54 @@ async def test_text_is_compared_byte_by_byte(postgres_url: str) -> None:
     def collations(connection: Connection) -> set:
         question = (
             "SELECT DISTINCT collation_name FROM information_schema.columns WHERE table_schema = 'public' AND data_type = 'text'"
-            " AND column_name NOT IN ('document', 'detail', 'measurements', 'provenance', 'roles', 'jwk')"
+            " AND column_name NOT IN ('document', 'detail', 'measurements', 'provenance', 'roles', 'jwk', 'parts')"
         )
         return set(connection.execute(text(question)).scalars())
 
     assert await look(postgres_url, collations) == {"C"}
+
+
+def as_of(folder: Path, version: str) -> Path:
+    """The migrations up to ``version``."""
+    copy = folder / f"migrations-{version}"
+    shutil.copytree(migrations_directory(), copy)
+    for path in (copy / "versions").glob("[0-9]*.py"):
+        if path.name[:4] > version:
+            path.unlink()
+    return copy
+
+
+async def run_sql(url: str, *statements: str) -> list:
+    engine = engine_of(url)
+    try:
+        async with engine.begin() as connection:
+            return [await connection.execute(text(statement)) for statement in statements]
+    finally:
+        await engine.dispose()
+
+
+async def test_images_from_before_the_index_of_digests_are_found_in_it(empty_database_url: str, tmp_path: Path) -> None:
+    """0002 puts the digests of the files that are registered into the new index."""
+    assert (await upgrade(empty_database_url, directory=as_of(tmp_path, "0001"))).after == "0001"
+    plain, packed = measure_image(b"initrd"), measure_image(gzip.compress(kernel_bytes()))
+    for measured in (plain, packed):
+        document = measured.with_granules_of().to_document()
+        del document["pe"], document["volumes"]
+        row = {"id": measured.image_id, "document": json.dumps(document)}
+        await run_sql(
+            empty_database_url,
+            f"INSERT INTO images VALUES ('{row['id']}', 'old', '{row['document']}', '{{}}', '2026-01-01 00:00:00', 'ada')",
+            "INSERT INTO image_revisions VALUES"
+            f" ('{row['id']}', 1, '[]', 'active', '2026-01-01 00:00:00', 'ada', '', '2026-01-01 00:00:00', 'ada')",
+        )
+    assert await upgrade(empty_database_url) == Migration("0001", SCHEMA_VERSION)
+    store = open_store(empty_database_url)
+    for measured, kinds in ((plain, {"file"}), (packed, {"file", "loaded"})):
+        found = await store.images.find_images_by_measurement([(item.algorithm.value, item.digest) for item in measured.measured_digests()])
+        assert [image.image.id for image in found] == [measured.image_id]
+        assert set(found[0].digests) == {item for item in measured.measured_digests() if item.what in kinds}
+        assert found[0].image.measurements == replace(measured.with_granules_of(), pe=None)
+    await store.close()
 
 
 async def test_a_second_upgrade_finds_nothing_to_do(empty_database_url: str) -> None:

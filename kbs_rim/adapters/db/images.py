@@ -1,7 +1,7 @@
 """The image registry: what never changes about an image, and revisions of what does."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from sqlalchemy import Select, and_, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kbs_rim.adapters.db.engine import Database, storable
-from kbs_rim.adapters.db.models import ImageDigestRow, ImageGranulesRow, ImageRevisionRow, ImageRow
+from kbs_rim.adapters.db.models import ImageDigestRow, ImageGranulesRow, ImageMeasuredDigestRow, ImageRevisionRow, ImageRow
 from kbs_rim.adapters.db.registry_state import changing_registry, read_sequence
 from kbs_rim.appraisal.workload import Role
 from kbs_rim.errors import Conflict, NotFound, StoreUnavailable, TheirFault
@@ -17,11 +17,22 @@ from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.ledger.records import ChangeRecord
 from kbs_rim.limits import DEFAULT_LIMITS
 from kbs_rim.measurement.granules import Alignment
-from kbs_rim.measurement.image import ImageMeasurements
-from kbs_rim.ports import ImageRecord, ImageState
+from kbs_rim.measurement.image import PART_MEMBERS, ImageMeasurements
+from kbs_rim.measurement.measured_parts import MeasuredDigest
+from kbs_rim.ports import ImageRecord, ImageState, MeasuredImage
 
-_STORED_IMAGE_LIMITS = replace(DEFAULT_LIMITS, image_bytes=1 << 62, gunzip_bytes=1 << 62)
+_STORED_IMAGE_LIMITS = replace(
+    DEFAULT_LIMITS,
+    **dict.fromkeys(("image_bytes", "gunzip_bytes", "pe_sections", "pe_zero_fill_bytes", "uki_profiles", "uki_text_bytes"), 1 << 61),
+)
 """Limits were applied at registration; a lower setting later must not make a stored image unreadable."""
+
+_DIGESTS_AT_ONCE = 1000
+"""Parameters of one statement: SQLite takes 32766, PostgreSQL 32767."""
+
+_IMAGES_FOR_ONE_DIGEST = 16
+_IMAGES_AT_MOST = 256
+"""A hostile log may name digests of any number of images; reading each costs about as much as judging a good log."""
 
 
 class Images:
@@ -42,6 +53,18 @@ class Images:
         async with self._database.reading() as session:
             records = await _records(session, present_images().where(ImageRow.id.in_(found)).order_by(ImageRow.id))
             return await _with_granules(session, records, wanted) if with_granules else records
+
+    async def find_images_by_measurement(self, digests: Sequence[tuple[str, bytes]]) -> list[MeasuredImage]:
+        """See ``ports.ImageReader``."""
+        wanted = list(dict.fromkeys(digests))
+        found: dict[str, list[MeasuredDigest]] = defaultdict(list)
+        async with self._database.reading() as session:
+            for at in range(0, len(wanted), _DIGESTS_AT_ONCE):
+                for image_id, measured in await _measured_digests(session, wanted[at : at + _DIGESTS_AT_ONCE]):
+                    found[image_id].append(measured)
+            ids = sorted(found, key=lambda image_id: (-len(found[image_id]), image_id))[:_IMAGES_AT_MOST]
+            records = {record.id: record for record in await _records(session, present_images().where(ImageRow.id.in_(ids)))}
+        return [MeasuredImage(image=records[image_id], digests=tuple(found[image_id])) for image_id in ids]
 
     async def get_image(self, image_id: str) -> ImageRecord:
         """See ``ports.ImageReader``."""
@@ -73,6 +96,7 @@ class Images:
                 merged = await self._merge(registry.session, known[0], image)
                 if merged is None:
                     return False
+                await _insert_measured_digests(registry.session, merged, already=known[0])
                 await _append_revision(registry.session, merged, change)
             else:
                 await _insert(registry.session, image)
@@ -81,14 +105,22 @@ class Images:
             return not known
 
     async def _merge(self, session: AsyncSession, known: ImageRecord, image: ImageRecord) -> ImageRecord | None:
-        """Return the known image with the roles of both, or None if it has them already; raise ``Conflict``."""
+        """Return the known image with what the new one adds, or None if that is nothing; raise ``Conflict``.
+
+        A registration may add roles. It may add parts where none are known, because older clients did not look for them; parts
+        that are known never change.
+        """
         if known.state is ImageState.REVOKED:
             raise Conflict("registry.image-revoked", "the image is revoked, and that is for ever", seen=known.id)
         [complete] = await _with_granules(session, [known], [algorithm.value for algorithm in HashAlgorithm])
-        if complete.measurements != image.measurements:
+        mine, yours = complete.measurements, image.measurements
+        (my_parts, mine), (your_parts, yours) = _apart(mine), _apart(yours)
+        if mine != yours or (my_parts and your_parts and my_parts != your_parts):
             raise Conflict("registry.image-differs", "the image is registered with other measurements", seen=known.id)
         roles = tuple(dict.fromkeys((*known.roles, *image.roles)))
-        return None if roles == known.roles else replace(known, roles=roles)
+        if roles == known.roles and (my_parts or not your_parts):
+            return None
+        return replace(known, roles=roles, measurements=replace(known.measurements, **(my_parts or your_parts)))
 
     async def set_image_state(self, image_id: str, state: ImageState, reason: str, change: ChangeRecord) -> ImageRecord:
         """See ``ports.ImageWriter``. A state that the image has already is not written again."""
@@ -131,7 +163,7 @@ def _record(image: ImageRow, revision: ImageRevisionRow) -> ImageRecord:
         name=image.name,
         roles=tuple(Role(role) for role in revision.roles),
         state=ImageState(revision.state),
-        measurements=_measurements(image.measurements),
+        measurements=_measurements(image.measurements, revision.parts),
         provenance=image.provenance,
         registered_at=image.registered_at,
         registered_by=image.registered_by,
@@ -141,12 +173,34 @@ def _record(image: ImageRow, revision: ImageRevisionRow) -> ImageRecord:
     )
 
 
-def _measurements(document: Any) -> ImageMeasurements:
+def _measurements(document: Any, parts: Any) -> ImageMeasurements:
     try:
-        return ImageMeasurements.from_document(document, _STORED_IMAGE_LIMITS, partial=True)
+        if not isinstance(document, Mapping) or not isinstance(parts, Mapping | None):
+            raise StoreUnavailable("the database holds a damaged image")
+        return ImageMeasurements.from_document({**document, **(parts or {})}, _STORED_IMAGE_LIMITS, partial=True)
     except TheirFault as error:
         # It was valid when it was stored, so the fault is ours.
         raise StoreUnavailable("the database holds a damaged image") from error
+
+
+def _apart(measured: ImageMeasurements) -> tuple[dict[str, Any], ImageMeasurements]:
+    """Return the parts that are known, as fields by name, none if there are none; and the rest."""
+    parts = {name: getattr(measured, name) for name in PART_MEMBERS}
+    return parts if any(parts.values()) else {}, replace(measured, pe=None, volumes=())
+
+
+async def _measured_digests(session: AsyncSession, digests: Sequence[tuple[str, bytes]]) -> list[tuple[str, MeasuredDigest]]:
+    """Return image ids with the digests that they have in common with ``digests``."""
+    row = ImageMeasuredDigestRow
+    wanted: dict[str, list[bytes]] = defaultdict(list)
+    for algorithm, digest in digests:
+        wanted[algorithm].append(digest)
+    matches = or_(*(and_(row.algorithm == name, row.digest.in_(found)) for name, found in wanted.items()))
+    place = func.dense_rank().over(partition_by=(row.algorithm, row.digest), order_by=row.image_id)
+    ranked = select(row.algorithm, row.digest, row.image_id, row.what, place.label("place")).where(matches).subquery()
+    query = select(ranked).where(ranked.c.place <= _IMAGES_FOR_ONE_DIGEST).order_by(ranked.c.image_id, ranked.c.what, ranked.c.algorithm)
+    rows = await session.execute(query)
+    return [(found.image_id, MeasuredDigest(found.what, HashAlgorithm(found.algorithm), found.digest)) for found in rows]
 
 
 async def _with_granules(session: AsyncSession, records: list[ImageRecord], algorithms: Iterable[str]) -> list[ImageRecord]:
@@ -170,7 +224,7 @@ async def _insert(session: AsyncSession, image: ImageRecord) -> None:
         insert(ImageRow).values(
             id=image.id,
             name=image.name,
-            measurements=measured.with_granules_of().to_document(),
+            measurements={name: value for name, value in measured.with_granules_of().to_document().items() if name not in PART_MEMBERS},
             provenance=dict(image.provenance),
             registered_at=image.registered_at,
             registered_by=image.registered_by,
@@ -178,14 +232,28 @@ async def _insert(session: AsyncSession, image: ImageRecord) -> None:
     )
     digests = [{"algorithm": key.value, "digest": digest, "image_id": image.id} for key, digest in measured.digests.items()]
     await session.execute(insert(ImageDigestRow), digests)
+    await _insert_measured_digests(session, image)
     for (algorithm, alignment), granules in measured.granules.items():
         await session.execute(
             insert(ImageGranulesRow).values(image_id=image.id, algorithm=algorithm.value, alignment=alignment.value, digests=granules)
         )
 
 
+async def _insert_measured_digests(session: AsyncSession, image: ImageRecord, *, already: ImageRecord | None = None) -> None:
+    """Store what a log may hold for the image, without what was stored for it ``already``."""
+    known = set(already.measurements.measured_digests()) if already else set()
+    rows = [
+        {"algorithm": found.algorithm.value, "digest": found.digest, "image_id": image.id, "what": found.what}
+        for found in image.measurements.measured_digests()
+        if found not in known
+    ]
+    if rows:
+        await session.execute(insert(ImageMeasuredDigestRow), rows)
+
+
 async def _append_revision(session: AsyncSession, image: ImageRecord, change: ChangeRecord) -> None:
     newest = await session.scalar(select(func.max(ImageRevisionRow.revision)).where(ImageRevisionRow.image_id == image.id))
+    document = image.measurements.with_granules_of().to_document()
     await session.execute(
         insert(ImageRevisionRow).values(
             image_id=image.id,
@@ -197,5 +265,6 @@ async def _append_revision(session: AsyncSession, image: ImageRecord, change: Ch
             state_reason=image.state_reason,
             recorded_at=change.at,
             recorded_by=change.actor,
+            parts={name: document[name] for name in PART_MEMBERS},
         )
     )

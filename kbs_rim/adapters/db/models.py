@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The migration that this code needs; a test holds it against ``migrations/``. Serving needs no alembic to know it."""
 
 _NAMING = {
@@ -119,7 +119,7 @@ class ChangeRow(Base):
 
 
 class ImageRow(Base):
-    """What never changes about an image. ``measurements`` lacks the granule digests, which have a table of their own."""
+    """What never changes about an image. ``measurements`` lacks the granule digests, which have a table of their own, and the parts."""
 
     __tablename__ = "images"
     id: Mapped[Key]
@@ -131,7 +131,10 @@ class ImageRow(Base):
 
 
 class ImageRevisionRow(Base):
-    """What changes about an image, whole, as of ``recorded_at``."""
+    """What changes about an image, whole, as of ``recorded_at``.
+
+    ``parts`` is what is known of PE files and firmware; it may be learned after the registration. NULL: not asked for yet.
+    """
 
     __tablename__ = "image_revisions"
     __table_args__ = (CheckConstraint("state IN ('active', 'deprecated', 'revoked')", name="state"),)
@@ -144,6 +147,7 @@ class ImageRevisionRow(Base):
     state_reason: Mapped[str]
     recorded_at: Mapped[datetime]
     recorded_by: Mapped[str]
+    parts: Mapped[Any] = mapped_column(JsonText, nullable=True)
 
 
 class ImageDigestRow(Base):
@@ -154,6 +158,17 @@ class ImageDigestRow(Base):
     algorithm: Mapped[Key]
     digest: Mapped[bytes] = mapped_column(primary_key=True)
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), primary_key=True)
+
+
+class ImageMeasuredDigestRow(Base):
+    """Every digest that a log of firmware or a boot loader may hold for an image, and ``what`` it is of."""
+
+    __tablename__ = "image_measured_digests"
+    __table_args__ = (Index(None, "image_id"),)
+    algorithm: Mapped[Key]
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), primary_key=True)
+    what: Mapped[Key]
 
 
 class ImageGranulesRow(Base):
