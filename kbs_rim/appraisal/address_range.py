@@ -11,6 +11,11 @@ class Range:
     base: int
     top: int
 
+    @classmethod
+    def sized(cls, base: int, size: int) -> "Range":
+        """Return the range of ``size`` bytes from ``base`` on."""
+        return cls(base, base + size)
+
     def holds(self, other: "Range") -> bool:
         """True if ``other`` lies wholly inside."""
         return self.base <= other.base and other.top <= self.top

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from kbs_rim.appraisal.address_range import Range
 from kbs_rim.appraisal.bootargs import BootargsRules, judge_bootargs
 from kbs_rim.appraisal.findings import Finding
-from kbs_rim.appraisal.guest_range import Range
 from kbs_rim.appraisal.tree_pack import NodeRule, RulePack, parse_rule_pack
 from kbs_rim.appraisal.tree_surroundings import Surroundings, Where, judge_surroundings
 from kbs_rim.appraisal.tree_values import Claim, Fault, Scope, judge_value

@@ -6,8 +6,8 @@ The kernel finds all three through the tree, so a range that is not the measured
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from kbs_rim.appraisal.address_range import Range, joined
 from kbs_rim.appraisal.findings import Finding, Severity
-from kbs_rim.appraisal.guest_range import Range, joined
 from kbs_rim.measurement.device_tree import DeviceTreeFacts
 
 Where = Mapping[str, str | int]

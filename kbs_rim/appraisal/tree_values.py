@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kbs_rim.appraisal import tree_value_rules as rules
-from kbs_rim.appraisal.guest_range import Range
+from kbs_rim.appraisal.address_range import Range
 from kbs_rim.limits import GRANULE_SIZE, Limits
 from kbs_rim.measurement.device_tree_text import value_preview
 

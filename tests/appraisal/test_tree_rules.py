@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kbs_rim.appraisal.address_range import Range
 from kbs_rim.appraisal.bootargs import BootargsRules
-from kbs_rim.appraisal.guest_range import Range
 from kbs_rim.appraisal.tree_rules import MOST_FINDINGS, Surroundings, TreeOptions, judge_tree
 from kbs_rim.appraisal.workload import Bounds
 from kbs_rim.measurement.device_tree import DeviceTree, Node, facts_of, parse_device_tree
