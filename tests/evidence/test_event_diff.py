@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from log_forge import SHA256, SHA384, ima_ng, ima_record, tcg_log
 
 from kbs_rim.evidence.event_diff import Change, diff_logs, subject_of
-from kbs_rim.evidence.event_log import EventLog, LogFormat, MeasuredEvent, RegisterKind, TcgContent, event_log_from_tcg
+from kbs_rim.evidence.event_log import EventLog, LogFormat, MeasuredEvent, OpaqueContent, RegisterKind, TcgContent, event_log_from_tcg
 from kbs_rim.evidence.ima_log import parse_ima_log
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.limits import Limits
@@ -190,3 +190,28 @@ def longest_common(one: list[str], two: list[str]) -> int:
         for position, right in enumerate(two):
             row.append(above[position] + 1 if left == right else max(above[position + 1], row[position]))
     return row[-1]
+
+
+@pytest.mark.parametrize(
+    ("event_type", "one", "two"),
+    [
+        (0x80000003, struct.pack("<QQQQ", 0, 1, 0, 12) + struct.pack("<BBH", 4, 4, 8) + b"a\0\0\0" + b"\x7f\xff\4\0", b""),
+        (TAG, struct.pack("<II", 0x8F3B22EC, 0), struct.pack("<II", 0x8F3B22ED, 0)),
+    ],
+    ids=["image", "tag"],
+)
+def test_images_and_tags_are_paired_by_what_they_name(event_type, one, two):
+    two = two or one.replace(b"a\0", b"b\0")
+    assert summary(diff_logs(log((4, event_type, one, b"1")), log((4, event_type, one, b"2")))) == [("changed", 0, 0)]
+    assert summary(diff_logs(log((4, event_type, one, b"1")), log((4, event_type, two, b"2")))) == [
+        ("removed", 0, None),
+        ("added", None, 0),
+    ]
+
+
+def test_contents_of_a_cel_are_paired_by_type():
+    def vendor(data: bytes) -> EventLog:
+        event = MeasuredEvent(0, 4, RegisterKind.PCR, "content type 80", {SHA256: data * 32}, OpaqueContent(80, data), measured=True)
+        return EventLog(LogFormat.CEL_TLV, RegisterKind.PCR, (event,))
+
+    assert summary(diff_logs(vendor(b"1"), vendor(b"2"))) == [("changed", 0, 0)]
