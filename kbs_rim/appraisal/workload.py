@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from kbs_rim.appraisal.bootargs import BootargsRules
 from kbs_rim.errors import InvalidDocument
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.printable import printable
@@ -87,6 +88,33 @@ class EntryRules(_Rules):
 
     role: Literal[Role.KERNEL, Role.FIRMWARE] = Role.KERNEL
     x0: Literal["device-tree", "zero"] = "device-tree"
+
+
+class DeviceTreeRules(_Rules):
+    """Which device trees are good. ``registered``: those that ``images`` lists, byte for byte.
+
+    ``rules``: also any other whose bytes come with the evidence, if the rule pack ``pack``, ``bootargs`` and ``cpus`` allow all that
+    it says. ``allow_seeds``: even a seed that the host chose for the kernel's random numbers and layout.
+    """
+
+    mode: Literal["registered", "rules"] = "registered"
+    pack: Annotated[str, StringConstraints(pattern=r"^(?:[a-z0-9][a-z0-9.-]{0,63})?$")] = ""
+    bootargs: BootargsRules = BootargsRules()
+    cpus: Bounds = Bounds(min=1, max=512)
+    allow_seeds: bool = False
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.mode == "rules" and not self.pack:
+            raise ValueError('mode "rules" needs the name of a rule pack, such as "qemu-virt"')
+        if self.mode == "registered" and self != DeviceTreeRules.model_construct():
+            raise ValueError('pack, bootargs, cpus and allow_seeds need mode = "rules"')
+        return self
+
+    @property
+    def judges(self) -> bool:
+        """True if trees are judged by rules."""
+        return self.mode == "rules"
 
 
 class RmmRules(_Rules):
@@ -177,6 +205,7 @@ class Workload(_Rules):
     entry: EntryRules = EntryRules()
     images: Annotated[tuple[ImageRule, ...], Field(min_length=1, max_length=8)]
     memory: MemoryRules
+    device_tree: DeviceTreeRules = DeviceTreeRules()
     rmm: RmmRules = RmmRules()
     parameters: ParameterRules = ParameterRules()
     realm: RealmRules = RealmRules()
@@ -187,7 +216,7 @@ class Workload(_Rules):
         roles = [rule.role for rule in self.images]
         if len(set(roles)) != len(roles):
             raise ValueError("a role stands twice in images")
-        needed = {self.entry.role, Role.DEVICE_TREE}
+        needed = {self.entry.role} if self.device_tree.judges else {self.entry.role, Role.DEVICE_TREE}
         present = {rule.role for rule in self.images if rule.required}
         if missing := needed - present:
             raise ValueError(f"images must require the role {', '.join(sorted(missing))}")
