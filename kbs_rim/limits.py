@@ -42,7 +42,7 @@ class Limits:
     log_events: int = _limit(8192, "events", "the longest real log seen has 120")
     log_algorithms: int = _limit(8, "algorithms", "TCG defines fewer hash algorithms in use")
     event_bytes: int = _limit(1 * MIB, "bytes", "ceiling recommended by the PC Client profile")
-    log_items: int = _limit(512 * KIB, "items", "8192 records of a canonical event log in JSON have 50 tokens each")
+    log_items: int = _limit(256 * KIB, "items", "a canonical event log of 1 MiB has 4500 records of 50 tokens each in JSON")
     log_changes: int = _limit(1000, "events", "a comparison of two boots goes no further; their memory and time grow with its square")
     ima_name_bytes: int = _limit(255, "bytes", "IMA's longest built-in template format has 67")
     device_path_nodes: int = _limit(64, "nodes", "real boot entries have fewer than 10")

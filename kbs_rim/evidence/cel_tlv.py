@@ -44,7 +44,7 @@ def parse_cel_tlv(data: bytes, registers: RegisterKind, limits: Limits = DEFAULT
         _check_register_type(register[0], registers, records)
         recnum, index = _integer(number[1], records), _integer(register[1], records)
         # The type of a digest is the low byte of its TPM_ALG_ID, which has no other byte for any hash.
-        records.add(recnum, index, list(_tlvs(digests[1], 0)), _content(content[0], content[1], records.next_number, limits))
+        records.add(recnum, index, _tlvs(digests[1], 0), _content(content[0], content[1], records.next_number, limits))
     return records.log()
 
 
@@ -101,14 +101,14 @@ def _content(kind: int, value: bytes, number: int, limits: Limits) -> Content:
 
 
 def _pair(value: bytes, number: int, what: str) -> tuple[bytes, bytes]:
-    fields = list(_tlvs(value, 0))
+    fields = list(islice(_tlvs(value, 0), 3))
     if [kind for kind, _ in fields] != [0, 1]:
         raise _malformed(number, f"is no {what} of two fields")
     return fields[0][1], fields[1][1]
 
 
 def _management(value: bytes, number: int) -> Content:
-    fields = list(_tlvs(value, 0))
+    fields = list(islice(_tlvs(value, 0), 2))
     if len(fields) != 1:
         raise _malformed(number, "is not one management event")
     kind, inner = fields[0]

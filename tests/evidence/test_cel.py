@@ -309,7 +309,7 @@ def test_tlv_length_beyond_the_log(length):
 
 def test_tlv_length_beyond_its_parent():
     inner = struct.pack(">BI", SHA256, 0xFFFFFFF0) + bytes(32)
-    assert finding(parse_cel_tlv, tlv(0, b"\0") + tlv(1, b"\1") + tlv(3, inner) + tlv(5, b"")) == "log.truncated"
+    assert finding(parse_cel_tlv, tlv(0, b"\0") + tlv(1, b"\1") + tlv(3, inner) + tlv(9, b"")) == "log.truncated"
 
 
 def test_tlv_fields_out_of_order():
