@@ -42,7 +42,8 @@ for _registry_command in (
 def hash_(file: Path, *, as_json: bool, granules: bool) -> int:
     """Measure FILE (- reads stdin) as a VMM loads it: what it is, its digests, its id, how it may lie in memory.
 
-    A gzip'd kernel is measured unpacked, everything else as it is. Nothing is sent anywhere.
+    A gzip'd kernel is measured unpacked, everything else as it is. Of PE files, UKIs and firmware it is shown as well what
+    firmware and boot loaders measure of them. Nothing is sent anywhere.
     """
     from kbs_rim.cli.admin_client import print_json
 
@@ -107,6 +108,7 @@ def _alignments(measured: "ImageMeasurements") -> dict[str, Any]:
 
 
 def _overview(file: Path, measured: "ImageMeasurements") -> list[tuple[str, object]]:
+    from kbs_rim.cli.image_parts import part_rows
     from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 
     rows: list[tuple[str, object]] = [("file", file), ("image id", measured.image_id), ("kind", measured.kind.value)]
@@ -122,6 +124,8 @@ def _overview(file: Path, measured: "ImageMeasurements") -> list[tuple[str, obje
         rows += [("CPUs", tree.cpus), ("boot arguments", "none" if tree.bootargs is None else tree.bootargs)]
         rows.append(("initrd", f"{tree.initrd[0]:#x}-{tree.initrd[1]:#x}" if tree.initrd else "none"))
         rows.append(("log area", f"{tree.log_area[0]:#x}, {tree.log_area[1]:#x} bytes" if tree.log_area else "none"))
+    document = measured.with_granules_of().to_document()
+    rows += part_rows(document["pe"], document["volumes"])
     for name, layout in _alignments(measured).items():
         rows.append((f"{name}-aligned", f"granules: {layout['granules']}, bytes of padding in front: {layout['lead']}"))
     return rows

@@ -143,6 +143,8 @@ def _measure(file: Path) -> "ImageMeasurements":
 
 
 def _overview(image: dict[str, Any]) -> list[tuple[str, object]]:
+    from kbs_rim.cli.image_parts import part_rows
+
     rows: list[tuple[str, object]] = [
         ("id", image["id"]),
         ("name", image["name"]),
@@ -156,6 +158,7 @@ def _overview(image: dict[str, Any]) -> list[tuple[str, object]]:
     if image["compression"]:
         rows.append(("bytes of the file", image["file_size"]))
         rows += ((f"{name} of the file", digest) for name, digest in image["file_digests"].items())
+    rows += part_rows(image["pe"], image["volumes"])
     rows += image["provenance"].items()
     rows.append(("registered", f"{image['registered_at']} by {image['registered_by']}"))
     return rows

@@ -21,6 +21,7 @@ _MEMBERS = ("machine", "certificates_size", "authenticode", "authenticode_padded
 _LOADER_SECTION = ".sdmagic"
 _LOADER_BYTES = 256
 _LOADER = re.compile(rb"#### LoaderInfo: ([!-~]+ [!-~]+) ####")
+_LOADER_NAME = re.compile(r"[!-~]+ [!-~]+")
 _STUB_VERSION = re.compile(r"systemd-stub (\d{1,6})\b")
 _FIRST_KNOWN_STUB = 257
 """Older stubs put fewer files into the initrd."""
@@ -48,6 +49,8 @@ class PeFacts:
             raise ValueError("a machine has 16 bits, and a certificate table no negative size")
         if self.certificates_size and self.authenticode_padded is not None:
             raise ValueError("a signed file is padded already")
+        if self.loader is not None and not _LOADER_NAME.fullmatch(self.loader):
+            raise ValueError("a loader is a name and a version in printable ASCII")
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON form."""

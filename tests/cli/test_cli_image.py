@@ -12,6 +12,7 @@ import pytest
 from kbs_rim.cli import main
 from kbs_rim.cli.image import measure_file
 from kbs_rim.measurement.image import ImageMeasurements, measure_image
+from tests.pe_builder import PeFile, Section, signed, slow_authenticode, uki, volume
 
 VMM = Path(__file__).parent.parent / "vectors" / "vmm"
 IMAGES = VMM / "images"
@@ -100,3 +101,51 @@ def test_the_table_tells_file_and_loaded_bytes_of_a_gzipped_kernel(capsys):
     assert "116 bytes, gzip" in out
     assert "256 bytes as loaded" in out
     assert "text_offset 0x0, image_size 0x2d10000, flags 0xa" in out
+
+
+def test_a_uki_is_taken_apart(capsys, tmp_path):
+    data = uki((".linux", b"kernel"), (".cmdline", b"quiet\x1b[2J"), (".profile", b"ID=a\n"), (".profile", b"ID=b"), (".initrd", b"i"))
+    file = tmp_path / "linux.efi"
+    file.write_bytes(data)
+    out = run(capsys, "image", "hash", str(file))[1]
+    assert "arm64, unsigned" in out
+    assert slow_authenticode(data).hex() in out
+    assert "systemd-stub 257.13-1~deb13u1" in out
+    assert f"6 bytes, sha256 {hashlib.sha256(b'kernel').hexdigest()}" in out
+    assert ".initrd of profile 1" in out
+    assert "stub's initrd 1 sha512" in out
+    assert r"'quiet\x1b[2J'" in out
+    assert "\x1b" not in out
+    found = json.loads(run(capsys, "image", "hash", "--json", str(file))[1])
+    assert found["pe"] == measure_image(data).to_document()["pe"]
+    assert found["volumes"] == []
+
+
+def test_signed_and_unsigned_programs(capsys, tmp_path):
+    file, data = tmp_path / "program.efi", PeFile([Section(".text", b"x")], trailer=b"odd").build()
+    file.write_bytes(data)
+    out = run(capsys, "image", "hash", str(file))[1]
+    assert "once signed sha256" in out
+    sealed = signed(data)
+    file.write_bytes(sealed)
+    later = run(capsys, "image", "hash", str(file))[1]
+    assert "signed, 176 bytes of certificates" in later
+    assert "once signed" not in later
+    assert slow_authenticode(sealed).hex() in out
+    assert slow_authenticode(sealed).hex() in later
+
+
+def test_firmware_shows_its_volume(capsys, tmp_path):
+    file, inside = tmp_path / "QEMU_EFI.fd", volume(8192)
+    file.write_bytes(bytes(4096) + inside)
+    out = run(capsys, "image", "hash", str(file))[1]
+    assert "volume at 0x1000" in out
+    assert f"8192 bytes, sha256 {hashlib.sha256(inside).hexdigest()}" in out
+
+
+def test_a_cut_pe_file_is_refused(capsys, tmp_path):
+    file = tmp_path / "cut.efi"
+    file.write_bytes(uki((".linux", b"kernel" * 1000))[:-512])
+    code, out, err = run(capsys, "image", "hash", str(file))
+    assert (code, out) == (1, "")
+    assert "image.pe" in err

@@ -22,7 +22,9 @@ from kbs_rim.config import (
     Settings,
     VerifierSettings,
 )
+from kbs_rim.measurement.image import measure_image
 from kbs_rim.reference_verifier.signing import SigningKey
+from tests.pe_builder import slow_authenticode, uki
 
 IMAGES = Path(__file__).parent.parent / "vectors" / "vmm" / "images"
 
@@ -99,6 +101,21 @@ def test_show_for_people_names_everything(broker, capsys):
     code, out, _ = run(capsys, "image", "show", image)
     assert code == 0
     for part in (image, "a kernel", "arm64-image gzip", "active since", "sha-384 of the file", "package", "linux", "by admin"):
+        assert part in out
+
+
+def test_a_registered_uki_shows_what_logs_hold_for_it(broker, capsys):
+    data = uki((".linux", b"kernel"), (".cmdline", b"quiet"), (".initrd", b"initrd"))
+    file = broker / "linux.efi"
+    file.write_bytes(data)
+    code, out, err = run(capsys, "image", "add", str(file), "--name", "a UKI", "--role", "firmware")
+    assert (code, err) == (0, "")
+    image = out.strip()
+    document = measure_image(data).to_document()
+    shown = json.loads(run(capsys, "image", "show", image, "--json")[1])
+    assert (shown["pe"], shown["volumes"]) == (document["pe"], document["volumes"])
+    _, out, _ = run(capsys, "image", "show", image)
+    for part in (slow_authenticode(data).hex(), hashlib.sha256(b"initrd").hexdigest(), "'quiet'", "systemd-stub 257.13-1~deb13u1"):
         assert part in out
 
 

@@ -89,6 +89,7 @@ def _set(path: str, value):
         _set("pe/authenticode_padded", "x"),
         _set("pe/loader", "a\0b"),
         _set("pe/loader", 3),
+        _set("pe/loader", "systemd-stub \x1b[2J"),
         _set("pe/loader", "x" * 257),
         _set("pe/uki", []),
         _set("pe/uki/form", "elf"),
