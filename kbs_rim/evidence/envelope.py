@@ -1,4 +1,4 @@
-"""The envelope: how a guest sends its CCA token and its measurement logs in one HTTP body.
+"""The envelope: how a guest sends its CCA token, its measurement logs and its device tree in one HTTP body.
 
 Nothing here is believed: token and logs are taken apart and handed on as bytes (DESIGN.md section 5, step 1). Which form a
 token has is read from its CBOR tag by ``cca_token``, never from a media type (``specs/cca-token.md`` 1.4). Each log carries
@@ -8,12 +8,13 @@ its kind, because the kind decides how its register indices are numbered (``spec
 |---|---|
 | ``application/eat-collection; profile="http://arm.com/CCA-SSD/1.0.0"`` | the token alone, as CBOR or as base64url text |
 | ``application/eat+cwt; eat_profile="..."``, ``application/cbor`` | the token alone, as CBOR |
-| ``application/vnd.kbs-rim.evidence+json`` | ``{"token": base64url, "logs": {"vmm": base64url, ...}}`` |
-| ``multipart/mixed`` or ``multipart/related`` | the token first, then the logs, each with its type |
+| ``application/vnd.kbs-rim.evidence+json`` | ``{"token": base64url, "logs": {"vmm": base64url, ...}, "device_tree": base64url}`` |
+| ``multipart/mixed`` or ``multipart/related`` | the token first, then logs and device tree, each with its type |
 | ``application/cmw+cbor``, ``application/cmw+json`` | a collection of the conceptual message wrapper (RFC 9999) |
 
 Inside multipart and CMW a log has the type ``application/vnd.kbs-rim.log; kind=vmm``. No other type of log is read: none
-of those in use says which register numbering it has.
+of those in use says which register numbering it has. A device tree has the type ``application/vnd.kbs-rim.device-tree``; it proves
+nothing by itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,7 @@ EVIDENCE_JSON_TYPE = "application/vnd.kbs-rim.evidence+json"
 CMW_CBOR_TYPE = "application/cmw+cbor"
 CMW_JSON_TYPE = "application/cmw+json"
 LOG_TYPE = "application/vnd.kbs-rim.log"
+DEVICE_TREE_TYPE = "application/vnd.kbs-rim.device-tree"
 
 _EAT_PROFILES = (
     "tag:arm.com,2023:cca_platform#1.0.0",
@@ -64,20 +66,26 @@ _COLLECTION_TYPE_KEY = "__cmwc_t"
 _INDICATOR_EVIDENCE = 4  # bit 2 of the CMW indicator (RFC 9999, CMW indicators registry)
 _INDICATORS = range(1, 16)
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
-_MAX_PARTS = 1 + len(LogKind)
+_MAX_PARTS = 2 + len(LogKind)
 _MAJOR_TYPE_TAG = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A CCA token and its logs as bytes, in the order of ``LogKind``; at most one log of each kind, the token not empty."""
+    """A CCA token and its logs as bytes, in the order of ``LogKind``; at most one log of each kind, the token not empty.
+
+    ``device_tree`` is what the guest says it was started with.
+    """
 
     token: bytes = field(repr=False)
     logs: tuple[tuple[LogKind, bytes], ...] = field(default=(), repr=False)
+    device_tree: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.token:
             raise MalformedEvidence("envelope.token-missing", "the token is empty")
+        if self.device_tree == b"":
+            raise MalformedEvidence("envelope.malformed", "the device tree is empty")
         kinds = [kind for kind, _ in self.logs]
         if len(set(kinds)) != len(kinds):
             raise MalformedEvidence("envelope.duplicate", "the envelope holds two logs of one kind")
@@ -90,7 +98,7 @@ class Evidence:
 
 
 def parse_evidence(media_type: str, body: bytes, limits: Limits = DEFAULT_LIMITS) -> Evidence:
-    """Take an HTTP body apart into token and logs. ``media_type`` is the Content-Type field as received.
+    """Take an HTTP body apart into token, logs and device tree. ``media_type`` is the Content-Type field as received.
 
     Raises ``MalformedEvidence`` with an id ``envelope.*``, or ``cbor.*`` for a malformed CMW in CBOR.
     """
@@ -110,16 +118,19 @@ def parse_evidence(media_type: str, body: bytes, limits: Limits = DEFAULT_LIMITS
 def encode_evidence_json(evidence: Evidence) -> bytes:
     """Return the body for ``EVIDENCE_JSON_TYPE``."""
     logs: dict[str, strict_json.JsonValue] = {kind.value: base64url.encode(log) for kind, log in evidence.logs}
-    return strict_json.encode({"token": base64url.encode(evidence.token), "logs": logs})
+    document: dict[str, strict_json.JsonValue] = {"token": base64url.encode(evidence.token), "logs": logs}
+    if evidence.device_tree is not None:
+        document["device_tree"] = base64url.encode(evidence.device_tree)
+    return strict_json.encode(document)
 
 
 def encode_evidence_cmw_cbor(evidence: Evidence) -> bytes:
-    """Return the body for ``CMW_CBOR_TYPE``: a collection with the labels ``token`` and each log's kind."""
+    """Return the body for ``CMW_CBOR_TYPE``: a collection with the labels ``token``, each log's kind, and ``device-tree``."""
     return strict_cbor.encode({label: (type_, value) for label, type_, value in _records_of(evidence)})
 
 
 def encode_evidence_cmw_json(evidence: Evidence) -> bytes:
-    """Return the body for ``CMW_JSON_TYPE``: a collection with the labels ``token`` and each log's kind."""
+    """Return the body for ``CMW_JSON_TYPE``: a collection with the labels ``token``, each log's kind, and ``device-tree``."""
     return strict_json.encode({label: [type_, base64url.encode(value)] for label, type_, value in _records_of(evidence)})
 
 
@@ -136,9 +147,11 @@ def encode_evidence_multipart(evidence: Evidence, boundary: str) -> bytes:
 
 def _records_of(evidence: Evidence) -> tuple[tuple[str, str, bytes], ...]:
     """Label, media type and bytes of each piece."""
+    tree = () if evidence.device_tree is None else (("device-tree", DEVICE_TREE_TYPE, evidence.device_tree),)
     return (
         ("token", EAT_COLLECTION_TYPE, evidence.token),
         *((kind.value, f"{LOG_TYPE}; kind={kind.value}", log) for kind, log in evidence.logs),
+        *tree,
     )
 
 
@@ -155,7 +168,7 @@ def _is_token_type(given: MediaType) -> bool:
 
 
 def _unknown_type(name: str) -> MalformedEvidence:
-    known = name in _TOKEN_PARAMETERS or name in _READERS or name == LOG_TYPE
+    known = name in _TOKEN_PARAMETERS or name in _READERS or name in (LOG_TYPE, DEVICE_TREE_TYPE)
     message = f"{name} with these parameters is not a type that we read here" if known else "the media type is not one that we read here"
     return MalformedEvidence("envelope.media-type", message, expected=EAT_COLLECTION_TYPE)
 
@@ -183,8 +196,8 @@ def _tagged_token(data: bytes) -> bytes:
 def _from_json(given: MediaType, body: bytes, limits: Limits) -> Evidence:
     _only_parameters(given)
     document = strict_json.decode_object(body, what="the evidence", max_bytes=limits.body_bytes)
-    if set(document) - {"token", "logs"}:
-        raise MalformedEvidence("envelope.unknown-member", "the evidence has a member other than token and logs")
+    if set(document) - {"token", "logs", "device_tree"}:
+        raise MalformedEvidence("envelope.unknown-member", "the evidence has a member other than token, logs and device_tree")
     if "token" not in document:
         raise MalformedEvidence("envelope.token-missing", "the evidence has no member token")
     logs = document.get("logs", {})
@@ -193,6 +206,7 @@ def _from_json(given: MediaType, body: bytes, limits: Limits) -> Evidence:
     return Evidence(
         _tagged_token(_base64_member(document["token"], "the token")),
         tuple((_log_kind(kind, "envelope.unknown-member"), _base64_member(log, "a log")) for kind, log in logs.items()),
+        _base64_member(document["device_tree"], "the device tree") if "device_tree" in document else None,
     )
 
 
@@ -219,21 +233,26 @@ def _from_multipart(given: MediaType, body: bytes, limits: Limits) -> Evidence:
 
 
 def _collect(pieces: Iterable[tuple[MediaType, bytes]]) -> Evidence:
-    """Sort typed pieces into one token and logs."""
+    """Sort typed pieces into one token, logs, and perhaps a device tree."""
     tokens: list[bytes] = []
+    trees: list[bytes] = []
     logs: list[tuple[LogKind, bytes]] = []
     for given, value in pieces:
         if _is_token_type(given):
             tokens.append(_tagged_token(value))
         elif given.name == LOG_TYPE and set(given.parameters) == {"kind"}:
             logs.append((_log_kind(given.parameters["kind"], "envelope.media-type"), value))
+        elif given.name == DEVICE_TREE_TYPE and not given.parameters:
+            trees.append(value)
         else:
             raise _unknown_type(given.name)
     if not tokens:
         raise MalformedEvidence("envelope.token-missing", "the envelope holds no token")
     if len(tokens) > 1:
         raise MalformedEvidence("envelope.duplicate", "the envelope holds two tokens")
-    return Evidence(tokens[0], tuple(logs))
+    if len(trees) > 1:
+        raise MalformedEvidence("envelope.duplicate", "the envelope holds two device trees")
+    return Evidence(tokens[0], tuple(logs), trees[0] if trees else None)
 
 
 def _from_cmw_cbor(given: MediaType, body: bytes, limits: Limits) -> Evidence:

@@ -24,7 +24,7 @@ VMM = "application/vnd.kbs-rim.log; kind=vmm"
 
 TOKENS = st.binary(max_size=80).map(TOKEN.__add__)
 LOGS = st.dictionaries(st.sampled_from(LogKind), st.binary(max_size=80), max_size=3).map(lambda logs: tuple(logs.items()))
-EVIDENCE = st.builds(Evidence, TOKENS, LOGS)
+EVIDENCE = st.builds(Evidence, TOKENS, LOGS, st.none() | st.binary(min_size=1, max_size=80))
 
 
 def refusal(media_type: str, body: bytes, limits: Limits | None = None) -> MalformedEvidence:
@@ -207,6 +207,10 @@ def test_base64_text_is_read_only_under_the_old_clients_type() -> None:
         ("logs null", "envelope.malformed", {"token": b64(TOKEN), "logs": None}),
         ("log null", "envelope.malformed", {"token": b64(TOKEN), "logs": {"vmm": None}}),
         ("log padded", "envelope.base64", {"token": b64(TOKEN), "logs": {"vmm": "AA=="}}),
+        ("device tree null", "envelope.malformed", {"token": b64(TOKEN), "device_tree": None}),
+        ("device tree empty", "envelope.malformed", {"token": b64(TOKEN), "device_tree": ""}),
+        ("device tree padded", "envelope.base64", {"token": b64(TOKEN), "device_tree": "AA=="}),
+        ("device tree under its name in CMW", "envelope.unknown-member", {"token": b64(TOKEN), "device-tree": "AAAA"}),
         ("not an object", "envelope.malformed", [b64(TOKEN)]),
     ],
 )
@@ -232,6 +236,7 @@ def test_multipart_with_what_clients_add() -> None:
 
 PART = ("Content-Type: application/cbor", TOKEN)
 LOG_PART = (f"Content-Type: {VMM}", b"log")
+TREE_PART = ("Content-Type: application/vnd.kbs-rim.device-tree", b"tree")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +260,11 @@ LOG_PART = (f"Content-Type: {VMM}", b"log")
         ("unknown header", "envelope.unknown-member", multipart((PART[0] + "\r\nX-Kind: vmm", TOKEN))),
         ("base64", "envelope.malformed", multipart((PART[0] + "\r\nContent-Transfer-Encoding: base64", TOKEN))),
         ("wrong length", "envelope.malformed", multipart((PART[0] + "\r\nContent-Length: 5", TOKEN))),
-        ("five parts", "envelope.malformed", multipart(PART, LOG_PART, LOG_PART, LOG_PART, LOG_PART)),
+        ("six parts", "envelope.malformed", multipart(PART, LOG_PART, LOG_PART, LOG_PART, LOG_PART, LOG_PART)),
+        ("two device trees", "envelope.duplicate", multipart(PART, TREE_PART, TREE_PART)),
+        ("device tree with a parameter", "envelope.media-type", multipart(PART, (TREE_PART[0] + "; kind=dtb", b"tree"))),
+        ("empty device tree", "envelope.malformed", multipart(PART, (TREE_PART[0], b""))),
+        ("device tree first", "envelope.token-missing", multipart(TREE_PART, PART)),
         ("log first", "envelope.token-missing", multipart(LOG_PART, PART)),
         ("two tokens", "envelope.duplicate", multipart(PART, PART)),
         ("two logs of one kind", "envelope.duplicate", multipart(PART, LOG_PART, LOG_PART)),
@@ -288,6 +297,7 @@ def cmw(records: object) -> bytes:
 
 TOKEN_RECORD = [EAT_COLLECTION_TYPE, TOKEN]
 LOG_RECORD = [VMM, b"log"]
+TREE_RECORD = ["application/vnd.kbs-rim.device-tree", b"tree"]
 
 
 @pytest.mark.parametrize(
@@ -304,6 +314,19 @@ LOG_RECORD = [VMM, b"log"]
 def test_a_cmw_collection_in_any_of_its_spellings(collection: dict[int | str, object]) -> None:
     for media_type in (CMW_CBOR, "application/vnd.veraison.cmw+cbor"):
         assert parse_evidence(media_type, cmw(collection)) == Evidence(TOKEN, ((LogKind.VMM, b"log"),))
+
+
+def test_a_device_tree_in_every_envelope() -> None:
+    expected = Evidence(TOKEN, ((LogKind.VMM, LOG_PART[1]),), b"tree")
+    assert parse_evidence(MULTIPART, multipart(PART, TREE_PART, LOG_PART)) == expected
+    records = {"t": TOKEN_RECORD, "d": TREE_RECORD, "l": [VMM, LOG_PART[1]]}
+    assert parse_evidence(CMW_CBOR, cmw(records)) == expected
+    assert (
+        parse_evidence(CMW_JSON, json.dumps({label: [type_, b64(value)] for label, (type_, value) in records.items()}).encode()) == expected
+    )
+    document = {"token": b64(TOKEN), "logs": {"vmm": b64(LOG_PART[1])}, "device_tree": b64(b"tree")}
+    assert parse_evidence(JSON, json.dumps(document).encode()) == expected
+    assert "tree" not in repr(expected).replace("device_tree", "")
 
 
 def test_a_cmw_record_alone_is_a_token() -> None:
@@ -329,7 +352,8 @@ def test_the_collection_type_of_header_and_body_must_agree() -> None:
         ("no token", "envelope.token-missing", cmw({1: LOG_RECORD})),
         ("two tokens", "envelope.duplicate", cmw({1: TOKEN_RECORD, 2: TOKEN_RECORD})),
         ("two logs of one kind", "envelope.duplicate", cmw({1: TOKEN_RECORD, 2: LOG_RECORD, 3: LOG_RECORD})),
-        ("five records", "envelope.malformed", cmw({1: TOKEN_RECORD, 2: LOG_RECORD, 3: LOG_RECORD, 4: LOG_RECORD, 5: LOG_RECORD})),
+        ("six records", "envelope.malformed", cmw({1: TOKEN_RECORD, **dict.fromkeys(range(2, 7), LOG_RECORD)})),
+        ("two device trees", "envelope.duplicate", cmw({1: TOKEN_RECORD, 2: TREE_RECORD, 3: TREE_RECORD})),
         ("same label twice", "cbor.duplicate-key", b"\xa2\x01" + cmw(TOKEN_RECORD) + b"\x01" + cmw(TOKEN_RECORD)),
         ("same label twice, two encodings", "cbor.duplicate-key", b"\xa2\x01" + cmw(TOKEN_RECORD) + b"\x18\x01" + cmw(LOG_RECORD)),
         ("label of bytes", "cbor.key-type", cmw({b"t": TOKEN_RECORD})),
