@@ -15,7 +15,8 @@ from kbs_rim.evidence.envelope import ACCEPTED_MEDIA_TYPES
 from kbs_rim.evidence.strict_json import decode_object
 from kbs_rim.http.middleware import METRICS, REQUEST_ID, read_body
 from kbs_rim.limits import Limits
-from kbs_rim.services.broker import Broker, BusyError, RefusedError
+from kbs_rim.services.broker import Broker
+from kbs_rim.services.exchange import BusyError, RefusedError
 
 BROKER = web.AppKey("broker", Broker)
 LIMITS = web.AppKey("limits", Limits)

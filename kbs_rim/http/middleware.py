@@ -13,7 +13,7 @@ from kbs_rim.errors import KbsRimError, OurFault, VerifierUnavailable
 from kbs_rim.http.metrics import Metrics
 from kbs_rim.http.problems import problem_of
 from kbs_rim.http.receiving import Receiving
-from kbs_rim.services.broker import BusyError, RefusedError
+from kbs_rim.services.exchange import BusyError, RefusedError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)

@@ -20,7 +20,7 @@ from kbs_rim.errors import (
     TheirFault,
     VerifierUnavailable,
 )
-from kbs_rim.services.broker import BusyError, RefusedError
+from kbs_rim.services.exchange import BusyError, RefusedError
 
 PROBLEM_PREFIX = "urn:kbs-rim:problem:"
 _STATUS_OF: dict[type[TheirFault], HTTPStatus] = {

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from kbs_rim.services.broker import BusyError
+from kbs_rim.services.exchange import BusyError
 
 
 class Receiving:

@@ -6,11 +6,9 @@ unwrap and seal, write the release, answer. No record, no release; an exception 
 
 import asyncio
 import hashlib
-import hmac
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -23,7 +21,7 @@ from kbs_rim.appraisal.findings import Finding, errors_of
 from kbs_rim.appraisal.registered_image import ImageSet, RegisteredImage
 from kbs_rim.errors import Conflict, MalformedEvidence, NotFound, OurFault, RefusedKey, VerifierUnavailable
 from kbs_rim.evidence.cca_token import CcaToken, parse_cca_token, reassemble
-from kbs_rim.evidence.envelope import Evidence, parse_evidence
+from kbs_rim.evidence.envelope import parse_evidence
 from kbs_rim.ledger.records import AppraisalRecord, ReleaseRecord, VerdictKind
 from kbs_rim.limits import Limits
 from kbs_rim.measurement.boot_plan import BootPlan
@@ -44,6 +42,7 @@ from kbs_rim.ports import (
 from kbs_rim.sealing.guest_key import GuestKey, SealingAlgorithm, commitment, parse_guest_key
 from kbs_rim.sealing.jwe import SealedSecret, seal
 from kbs_rim.services.allowance import Allowance
+from kbs_rim.services.exchange import BusyError, Exchange, RefusedError, Release, Stage, commits_to_its_key, present
 from kbs_rim.services.secrets import ReleaseVault
 
 _T = TypeVar("_T")
@@ -83,48 +82,6 @@ class BrokerStores:
     secrets: SecretReader
     challenges: ChallengeStore
     records: RecordWriter
-
-
-class RefusedError(Exception):
-    """The guest gets nothing but this stable code and this ticket number."""
-
-    def __init__(self, code: str, ticket: str, finding_ids: tuple[str, ...]) -> None:
-        super().__init__(f"{code} ({ticket})")
-        self.code = code
-        self.ticket = ticket
-        self.finding_ids = finding_ids
-
-
-class BusyError(Exception):
-    """Too much is asked of this process already; the guest may come again after ``retry_after_s`` seconds."""
-
-    def __init__(self, message: str = "Too many appraisals are running.", *, retry_after_s: int = 1) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Release:
-    """A sealed secret on its way out."""
-
-    sealed: SealedSecret
-    ticket: str
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """What one exchange gathered so far. ``ticket`` is the id of its record."""
-
-    challenge: Challenge
-    request_id: str
-    ticket: str
-    evidence: Evidence | None = None
-    token: CcaToken | None = None
-    plan: BootPlan | None = None
-    log_findings: tuple[Finding, ...] = ()
-    answer: VerifierAnswer | None = None
-    payloads: dict[str, bytes] = field(default_factory=dict)
-    durations_us: dict[str, int] = field(default_factory=dict)
 
 
 class Broker:
@@ -196,13 +153,13 @@ class Broker:
 
     # --- before the appraisal -----------------------------------------------------------------------------------------
 
-    async def _redeem(self, challenge_id: str, request_id: str) -> _Attempt:
+    async def _redeem(self, challenge_id: str, request_id: str) -> Exchange:
         """Take the challenge out of circulation before anything else is looked at."""
         redeemed = await self._stores.challenges.redeem(challenge_id, self._clock.now())
         ticket = self._ticket()
         if isinstance(redeemed, Challenge):
-            attempt = _Attempt(redeemed, request_id, ticket)
-            if not _commits(redeemed):
+            attempt = Exchange(redeemed, request_id, ticket)
+            if not commits_to_its_key(redeemed):
                 await self._refuse(attempt, (Finding("challenge.altered", "the stored challenge is not one to the stored key"),))
             return attempt
         finding = f"challenge.{redeemed.value}"
@@ -229,11 +186,11 @@ class Broker:
         )
         await self._stores.records.append_appraisal(record, {})
 
-    async def _read(self, attempt: _Attempt, media_type: str, body: bytes) -> None:
+    async def _read(self, attempt: Exchange, media_type: str, body: bytes) -> None:
         """Steps 1, 2 and 4: envelope, token and log, decoded strictly."""
         attempt.payloads["body"] = body
         try:
-            with _Stage(attempt, "read", self._observe):
+            with Stage(attempt, "read", self._observe):
                 # Base64 of two megabytes takes as long as a hundred small requests.
                 attempt.evidence = await self._off_loop(lambda: parse_evidence(media_type, body, self._policy.limits))
                 attempt.payloads = {"token": attempt.evidence.token}
@@ -242,12 +199,12 @@ class Broker:
         except MalformedEvidence as error:
             await self._refuse(attempt, (Finding.from_error(error), Finding("platform.not-judged", "the token could not be read")))
 
-    async def _consult(self, attempt: _Attempt) -> None:
+    async def _consult(self, attempt: Exchange) -> None:
         """Step 3's question goes out while the log is read (step 4)."""
-        token, evidence = _present(attempt.token), _present(attempt.evidence)
+        token, evidence = present(attempt.token), present(attempt.evidence)
         question = asyncio.ensure_future(self._ask(attempt, token))
         try:
-            with _Stage(attempt, "log", self._observe):
+            with Stage(attempt, "log", self._observe):
                 attempt.plan, attempt.log_findings = await self._off_loop(lambda: read_log(evidence, self._policy.limits))
             attempt.answer = await question
         except VerifierUnavailable as error:
@@ -256,16 +213,17 @@ class Broker:
             _log.error("verifier unavailable", ticket=attempt.ticket, reason=str(error))
             raise
         finally:
-            question.cancel()
+            question.cancel()  # whatever happened, no question outlives the exchange that asked it
+            await asyncio.gather(question, return_exceptions=True)
         attempt.payloads["attestation-result"] = attempt.answer.attestation_result.encode()
 
-    async def _ask(self, attempt: _Attempt, token: CcaToken) -> VerifierAnswer:
-        with _Stage(attempt, "verifier", self._observe):
+    async def _ask(self, attempt: Exchange, token: CcaToken) -> VerifierAnswer:
+        with Stage(attempt, "verifier", self._observe):
             return await self._verifier.appraise(reassemble(token), attempt.challenge.value)
 
     # --- the appraisal and what follows -------------------------------------------------------------------------------
 
-    async def _decide(self, attempt: _Attempt) -> Release:
+    async def _decide(self, attempt: Exchange) -> Release:
         """Appraise, record, release; again from the registry if it changed before the release was committed."""
         for _ in range(MAX_ATTEMPTS):
             sequence = await self._stores.images.registry_sequence()
@@ -276,25 +234,25 @@ class Broker:
             if not verdict.allowed or secret is None:
                 self._raise_refused(attempt, verdict.findings)
             try:
-                return await self._hand_out(attempt, _present(secret), sequence)
+                return await self._hand_out(attempt, present(secret), sequence)
             except Conflict:
                 _log.info("registry changed during an appraisal; appraising again", ticket=attempt.ticket)
                 attempt.ticket = self._ticket()
         raise OurFault("the registry changed during every attempt to release; try again")
 
-    async def _secret_of(self, attempt: _Attempt) -> SecretInfo | None:
+    async def _secret_of(self, attempt: Exchange) -> SecretInfo | None:
         try:
             return await self._stores.secrets.get_secret(attempt.challenge.secret)
         except NotFound:
             return None
 
-    async def _appraise(self, attempt: _Attempt, secret: SecretInfo | None) -> Verdict:
-        with _Stage(attempt, "registry", self._observe):
+    async def _appraise(self, attempt: Exchange, secret: SecretInfo | None) -> Verdict:
+        with Stage(attempt, "registry", self._observe):
             candidates = await self._candidates(secret)
-            images = await self._images_for(_present(attempt.token), attempt.plan)
-        answer = _present(attempt.answer)
+            images = await self._images_for(present(attempt.token), attempt.plan)
+        answer = present(attempt.answer)
         case = Case(
-            token=_present(attempt.token),
+            token=present(attempt.token),
             plan=attempt.plan,
             log_findings=attempt.log_findings,
             challenge=attempt.challenge.value,
@@ -308,7 +266,7 @@ class Broker:
             limits=self._policy.limits,
             allow_test_keys=self._policy.allow_test_keys,
         )
-        with _Stage(attempt, "appraise", self._observe):
+        with Stage(attempt, "appraise", self._observe):
             verdict = await self._off_loop(lambda: appraise(case))
         if secret is None:
             unknown = Finding("request.secret-unknown", "no secret of this name is registered", seen=attempt.challenge.secret)
@@ -330,12 +288,12 @@ class Broker:
             return images
         return _image_set(await self._stores.images.find_images(wanted))
 
-    async def _hand_out(self, attempt: _Attempt, secret: SecretInfo, sequence: int) -> Release:
+    async def _hand_out(self, attempt: Exchange, secret: SecretInfo, sequence: int) -> Release:
         """Unwrap, seal, commit the release, and only then return. The plaintext lives in this function."""
         try:
             # Again: the replica that gave the challenge may allow what this one does not.
             key = parse_guest_key(attempt.challenge.jwk, allow_rsa1_5=self._policy.allow_rsa1_5)
-            with _Stage(attempt, "seal", self._observe):
+            with Stage(attempt, "seal", self._observe):
                 version, plaintext = await self._vault.open(secret.path)
                 sealed = _seal(key, plaintext)
                 del plaintext
@@ -362,7 +320,7 @@ class Broker:
 
     # --- records and refusals -----------------------------------------------------------------------------------------
 
-    async def _write(self, attempt: _Attempt, kind: VerdictKind, findings: tuple[Finding, ...], verdict: Verdict | None = None) -> None:
+    async def _write(self, attempt: Exchange, kind: VerdictKind, findings: tuple[Finding, ...], verdict: Verdict | None = None) -> None:
         """Commit the record. If this fails the exception goes up, and nothing is released."""
         candidate = verdict.candidate if verdict else None
         record = AppraisalRecord(
@@ -377,6 +335,7 @@ class Broker:
             facts={
                 **(verdict.facts if verdict else {}),
                 "challenge": attempt.challenge.value.hex(),
+                "salt": attempt.challenge.salt.hex(),
                 "issued_at": attempt.challenge.issued_at.isoformat(),
                 "verifier": attempt.answer.verifier if attempt.answer else None,
             },
@@ -385,10 +344,10 @@ class Broker:
             request_id=attempt.request_id,
             software=self._policy.software,
         )
-        with _Stage(attempt, "record", self._observe):
+        with Stage(attempt, "record", self._observe):
             await self._stores.records.append_appraisal(record, self._payloads_to_keep(attempt, findings))
 
-    def _payloads_to_keep(self, attempt: _Attempt, findings: tuple[Finding, ...]) -> dict[str, bytes]:
+    def _payloads_to_keep(self, attempt: Exchange, findings: tuple[Finding, ...]) -> dict[str, bytes]:
         """Return all of them if token and platform are genuine, else the smallest: anybody can send us megabytes."""
         if not self._policy.keep_payloads:
             return {}
@@ -401,16 +360,16 @@ class Broker:
                 kept[name] = data
         return kept
 
-    async def _refuse(self, attempt: _Attempt, findings: tuple[Finding, ...]) -> NoReturn:
+    async def _refuse(self, attempt: Exchange, findings: tuple[Finding, ...]) -> NoReturn:
         await self._write(attempt, VerdictKind.REFUSED, findings)
         self._raise_refused(attempt, findings)
 
-    async def _refuse_again(self, attempt: _Attempt, finding: Finding) -> NoReturn:
+    async def _refuse_again(self, attempt: Exchange, finding: Finding) -> NoReturn:
         """Refuse after the appraisal was recorded as allowed: under a ticket of its own, so that no record is changed."""
         attempt.ticket = self._ticket()
         await self._refuse(attempt, (finding,))
 
-    def _raise_refused(self, attempt: _Attempt, findings: tuple[Finding, ...]) -> NoReturn:
+    def _raise_refused(self, attempt: Exchange, findings: tuple[Finding, ...]) -> NoReturn:
         errors = errors_of(findings)
         code = CATALOGUE[min(errors, key=lambda finding: finding.step).id].code if errors else "not-authorized"
         ids = tuple(dict.fromkeys(finding.id for finding in errors))
@@ -424,22 +383,6 @@ class Broker:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-class _Stage:
-    """Measures one stage of an exchange for the record and for the metrics."""
-
-    def __init__(self, attempt: _Attempt, name: str, observe: Callable[[str, float], None]) -> None:
-        self._attempt, self._name, self._observe = attempt, name, observe
-        self._start = 0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter_ns()
-
-    def __exit__(self, *_exc: object) -> None:
-        elapsed_ns = time.perf_counter_ns() - self._start
-        self._attempt.durations_us[self._name] = elapsed_ns // 1000
-        self._observe(self._name, elapsed_ns / 1e9)
-
-
 def _seal(key: GuestKey, plaintext: bytes) -> SealedSecret:
     """Seal; raise ``RefusedKey``. What else a crypto library says is dropped: it may quote what it was given."""
     try:
@@ -449,22 +392,6 @@ def _seal(key: GuestKey, plaintext: bytes) -> SealedSecret:
     except Exception as error:  # noqa: BLE001 - no text of this error may go anywhere
         failure = type(error).__name__
     raise OurFault(f"the secret could not be sealed: {failure}")
-
-
-def _commits(challenge: Challenge) -> bool:
-    """Whether a stored challenge is one to the key stored with it: who can write to the database must not swap the key."""
-    try:
-        key = parse_guest_key(challenge.jwk, allow_rsa1_5=True)
-        return hmac.compare_digest(commitment(challenge.salt, key.thumbprint), challenge.value)
-    except (RefusedKey, ValueError):
-        return False
-
-
-def _present(value: _T | None) -> _T:
-    """Return what an earlier stage left; its absence is a fault of ours, and must not pass ``python -O``."""
-    if value is None:
-        raise OurFault("a stage of the exchange was skipped")
-    return value
 
 
 def _image_set(records: Iterable[ImageRecord]) -> ImageSet:

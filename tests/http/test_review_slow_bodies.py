@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 
 from kbs_rim.http.receiving import Receiving
-from kbs_rim.services.broker import BusyError
+from kbs_rim.services.exchange import BusyError
 from tests.broker_stage import SECRETS, Answer, Site, Starter
 
 VM = "qemu-kernel"

@@ -132,7 +132,6 @@ def test_a_secret_sealed_to_somebody_else_is_refused(exchange):
 def test_refusals_show_code_and_ticket():
     error = read_refusal(403, json.dumps({"code": "measurement-refused", "ticket": "t-17", "detail": "x"}).encode())
     assert (error.code, error.ticket) == ("measurement-refused", "t-17")
-    assert "measurement-refused" in str(error)
     assert "t-17" in str(error)
 
 
