@@ -342,7 +342,7 @@ class Starter:
     """Starts sites; everything it started ends with the test."""
 
     def __init__(self, trust: Trust, monkeypatch: pytest.MonkeyPatch, default_url: str, stack: AsyncExitStack) -> None:
-        self.trust, self._monkeypatch, self._default_url, self.stack = trust, monkeypatch, default_url, stack
+        self.trust, self._monkeypatch, self.default_url, self.stack = trust, monkeypatch, default_url, stack
 
     async def __call__(
         self,
@@ -358,7 +358,7 @@ class Starter:
         """``stores`` may replace roles of the store that each replica uses; ``verifier`` goes to ``verifier_running``."""
         if verifier_url is None:
             verifier_url = await self.stack.enter_async_context(verifier_running(self.trust, *faults, **(verifier or {})))
-        settings = settings_of(self.trust, database_url or self._default_url, verifier_url, **sections)
+        settings = settings_of(self.trust, database_url or self.default_url, verifier_url, **sections)
         clock = OffsetClock()
         opened = wiring.open_settings_store
         self._monkeypatch.setattr(wiring, "SystemClock", lambda: clock)
