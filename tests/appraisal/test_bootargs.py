@@ -1,12 +1,14 @@
 """Kernel command lines: the kernel's own way of reading them, and what a host may not slip past the rules."""
 
+import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kbs_rim.appraisal.bootargs import BootargsRules, judge_bootargs, parse_command_line
+from kbs_rim.appraisal.bootargs import BootargsRules, _matches, judge_bootargs, parse_command_line
 
 
 def parsed(text):
@@ -197,3 +199,27 @@ def test_every_objection_says_what_was_seen(text):
     found = list(judge_bootargs(text, BootargsRules(required=["a=b"], allowed=["x=*"], forbidden=["x=y"])))
     assert all(objection.seen.isascii() and objection.seen for objection in found)
     assert found or "a=b" in text
+
+
+# Patterns --------------------------------------------------------------------------------------------------------------------------
+
+
+@given(st.text("ab:*", min_size=1, max_size=8).filter(lambda pattern: pattern.count("*") <= 3), st.text('ab: "', max_size=12))
+def test_a_star_stands_for_what_the_regular_expression_says(pattern, text):
+    expression = r'[^\s"]*'.join(re.escape(part) for part in pattern.split("*"))
+    assert _matches(pattern, text) == (re.fullmatch(expression, text) is not None)
+
+
+@pytest.mark.parametrize("pattern", ["ip=*:*:*", "ip=*b*c*d", "*:*:*x", "ip=***"])
+def test_attack_a_text_that_makes_matching_slow(pattern):
+    """As a regular expression this takes 20 seconds."""
+    text = "ip=" + ":" * 2000 + '"x"'
+    start = time.process_time()
+    assert objections(text, allowed=[pattern]) == ["the boot parameter 'ip' is not allowed"]
+    assert time.process_time() - start < 1
+
+
+def test_attack_a_megabyte_of_parameters_is_not_judged_one_by_one():
+    start = time.process_time()
+    assert objections("a " * 500_000, allowed=["b*"] * 200, forbidden=["c*"] * 200) == ["the kernel would cut the boot arguments"]
+    assert time.process_time() - start < 1
