@@ -30,6 +30,8 @@ from kbs_rim.limits import DEFAULT_LIMITS, Limits
 
 STARTUP_LOCALITY_SIGNATURE: Final = b"StartupLocality\0"
 VM_VERSION_SIGNATURE: Final = b"VM VERSION\0\0\0\0\0\0"
+DEVICE_TREE_SIGNATURE: Final = b"DTB".ljust(16, b"\0")
+"""EV_NO_ACTION data that begin with this go on with a device tree."""
 _LEGACY_HEAD = struct.Struct("<II20sI")
 _EVENT2_HEAD = struct.Struct("<III")
 _U16 = struct.Struct("<H")

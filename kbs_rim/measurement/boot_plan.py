@@ -8,12 +8,12 @@ Descriptions, VM VERSION and sizes are not measured. Only one description decide
 log area. Any other image without a digest refuses the log, whatever its name (hazard T1).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.printable import printable_bytes
-from kbs_rim.evidence.tcg_log import VM_VERSION_SIGNATURE, LogKind, TcgEvent, TcgLog
+from kbs_rim.evidence.tcg_log import DEVICE_TREE_SIGNATURE, VM_VERSION_SIGNATURE, LogKind, TcgEvent, TcgLog
 from kbs_rim.evidence.tcg_names import (
     EV_EFI_PLATFORM_FIRMWARE_BLOB2,
     EV_EVENT_TAG,
@@ -115,12 +115,16 @@ Step = RipasRecord | LoadedImage | LogArea | RecRecord
 
 @dataclass(frozen=True, slots=True)
 class BootPlan:
-    """The operations after REALM_CREATE in log order. Hashable: equal plans with equal images have equal RIMs."""
+    """The operations after REALM_CREATE in log order. Hashable: equal plans with equal images have equal RIMs.
+
+    ``sent_tree`` are bytes that the log holds as the realm's device tree. They are nobody's word: what was loaded is in ``images``.
+    """
 
     hash_algorithm: HashAlgorithm
     vm: VmVersion | None
     create: CreateRecord
     steps: tuple[Step, ...]
+    sent_tree: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def images(self) -> tuple[LoadedImage, ...]:
@@ -147,13 +151,14 @@ def boot_plan_from_log(log: TcgLog, limits: Limits = DEFAULT_LIMITS) -> BootPlan
     """Read a VMM log as a boot plan.
 
     Raises ``MalformedEvidence``: ``plan.*`` for values and order, ``log.event-data`` for structures, ``log.event-type`` for a
-    record that has no place here. All limits hold before anything is hashed. Raises ``ValueError`` for another kind of log.
+    record that has no place here, ``tree.ambiguous`` for two device trees. All limits hold before anything is hashed. Raises
+    ``ValueError`` for another kind of log.
     """
     reader = _PlanReader(log, limits)
     reader.read()
     if reader.create is None or reader.algorithm is None:
         raise MalformedEvidence("plan.realm-create", "the log has no REALM_CREATE", expected="exactly one, first", seen="none")
-    return BootPlan(reader.algorithm, reader.vm, reader.create, tuple(reader.steps))
+    return BootPlan(reader.algorithm, reader.vm, reader.create, tuple(reader.steps), reader.sent_tree)
 
 
 def check_vmm_records(log: TcgLog, limits: Limits = DEFAULT_LIMITS) -> None:
@@ -179,6 +184,7 @@ class _PlanReader:
         self.create: CreateRecord | None = None
         self.algorithm: HashAlgorithm | None = None
         self.steps: list[Step] = []
+        self.sent_tree: bytes | None = None
         self._once: set[str] = set()
         self._granules = self._ripas_records = self._ripas_entries = self._ripas_top = self._recs = 0
         # The first address that is not protected; a fragment does not say, so any address that an RMM could know will do.
@@ -200,9 +206,11 @@ class _PlanReader:
 
     def _event(self, event: TcgEvent) -> None:
         if event.type == EV_NO_ACTION:
-            # Other signatures are not measured and tell us nothing; only VM VERSION is looked at.
+            # Not measured: other signatures tell us nothing, and these two only what to look at.
             if event.data.startswith(VM_VERSION_SIGNATURE):
                 self._vm_version(event)
+            elif event.data.startswith(DEVICE_TREE_SIGNATURE):
+                self._device_tree(event.data[len(DEVICE_TREE_SIGNATURE) :])
         elif event.type == EV_EVENT_TAG:
             self._tagged(event)
         elif event.type in _IMAGE_TYPES:
@@ -221,6 +229,11 @@ class _PlanReader:
         if not 1 <= record.ram_size <= _MAX_RAM_SIZE:
             raise MalformedEvidence("plan.vm-version", "the RAM size is impossible", seen=hex(record.ram_size))
         self.vm = VmVersion(event.number, record.name, record.version, record.ram_size, record.num_cpus, record.layout)
+
+    def _device_tree(self, data: bytes) -> None:
+        if self.sent_tree is not None:
+            raise MalformedEvidence("tree.ambiguous", "the log holds two device trees", expected="at most one")
+        self.sent_tree = data
 
     def _tagged(self, event: TcgEvent) -> None:
         tagged = parse_tagged_event(event.data)

@@ -145,9 +145,24 @@ def test_recs_are_left_to_the_boot_rules():
 
 
 def test_unknown_no_action_records_are_ignored():
-    other = record(0x3, {SHA256: bytes(32)}, b"DTB".ljust(16, b"\0") + bytes(100))
+    other = record(0x3, {SHA256: bytes(32)}, b"ACPI".ljust(16, b"\0") + bytes(100))
     plan = plan_of(other, create(), other, rec())
     assert (plan.vm, plan.create.event, [step.event for step in plan.steps]) == (None, 1, [3])
+
+
+def test_a_device_tree_in_the_log_is_kept_and_changes_nothing_else():
+    tree = record(0x3, {SHA256: bytes(32)}, b"DTB".ljust(16, b"\0") + b"tree")
+    plan = plan_of(create(), tree, rec())
+    assert plan.sent_tree == b"tree"
+    assert plan_of(create(), rec()).sent_tree is None
+    assert "tree" not in repr(plan).replace("sent_tree", "")
+
+
+def test_attack_two_device_trees_in_one_log():
+    tree = record(0x3, {SHA256: bytes(32)}, b"DTB".ljust(16, b"\0") + b"tree")
+    with pytest.raises(MalformedEvidence) as refused:
+        plan_of(create(), tree, tree, rec())
+    assert refused.value.finding_id == "tree.ambiguous"
 
 
 def test_plans_are_hashable_and_comparable():
