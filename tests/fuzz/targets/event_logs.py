@@ -9,6 +9,7 @@ from kbs_rim.evidence.ccel import parse_ccel, parse_ccel_table
 from kbs_rim.evidence.cel_cbor import parse_cel_cbor
 from kbs_rim.evidence.cel_json import parse_cel_json
 from kbs_rim.evidence.cel_tlv import names_measurement_registers, parse_cel_tlv
+from kbs_rim.evidence.event_diff import diff_logs
 from kbs_rim.evidence.event_digest import rederive
 from kbs_rim.evidence.event_log import (
     CelManagement,
@@ -21,10 +22,12 @@ from kbs_rim.evidence.event_log import (
     in_measurement_registers,
     replay_event_log,
 )
+from kbs_rim.evidence.event_text import describe_measured
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.ima_log import ImaBank, guess_ima_layout, in_bank, parse_ima_log
 from kbs_rim.evidence.ima_template import ByteOrder, decode_entry, join_fields, split_fields
 from kbs_rim.evidence.ima_text import is_ima_text, parse_ima_text
+from kbs_rim.evidence.tcg_events import EventDescription
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.measurement.rem import rem_candidates
 from tests import log_forge as forge
@@ -54,8 +57,12 @@ def seen_in(log: EventLog) -> tuple[object, ...]:
             found = rederive(event, algorithm)
             require_presentable(found.what)
             explained.append(found)
+        described = attempt(describe_measured, event)
+        require_presentable(described.text if isinstance(described, EventDescription) else str(described))
+        explained.append(described)
         if isinstance(event.content, ImaTemplate):
             explained.append(attempt(decode_entry, event.content))
+    require(diff_logs(log, log) == (), "a log differs from itself")
     rems = [attempt(rem_candidates, in_measurement_registers(log), algorithm) for algorithm in HashAlgorithm]
     return log, explained, attempt(replay_event_log, log), rems
 
