@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import DEFAULT_LIMITS, Limits
-from kbs_rim.measurement.image import measure_image, measure_stream
+from kbs_rim.measurement.image import ImageMeasurements, measure_image, measure_stream
 from kbs_rim.measurement.stub_initrd import stub_initrd
 from kbs_rim.measurement.uki import STUB_ORDER, Measured, UkiForm, kernel_command_line, load_options
 from tests.pe_builder import MAGIC, PeFile, Section, signed, uki, up
@@ -249,3 +251,21 @@ def test_long_or_binary_text_is_not_shown():
     facts = facts_of(uki((".linux", b"k"), (".cmdline", b"\xff\xfe"), (".osrel", b"x" * 9000), (".sbat", b"sbat")))
     assert [section.text for section in facts.sections] == [None] * 4
     assert [section.size for section in facts.sections] == [1, 2, 9000, 4]
+
+
+DAMAGEABLE = signed(uki((".linux", b"k" * 40), (".profile", b"a"), (".initrd", b"i" * 9), (".ucode", b"u"), (".profile", b"b")))
+
+
+@given(st.lists(st.tuples(st.integers(0, 0x260), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 600))
+def test_a_damaged_uki_is_measured_or_refused_and_nothing_else(changes, cut):
+    data = bytearray(DAMAGEABLE)
+    for at, value in changes:
+        data[at] = value
+    try:
+        image = measure_image(bytes(data[: len(data) - cut]), Limits(pe_zero_fill_bytes=1 << 16))
+    except MalformedEvidence as error:
+        finding = error.finding_id
+    else:
+        finding = "none"
+        assert ImageMeasurements.from_document(image.to_document()) == image
+    assert finding in ("none", "image.pe")
