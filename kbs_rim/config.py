@@ -161,7 +161,7 @@ class ChallengeSettings(_Section):
     """``[challenge]``: how long a guest may take between its two requests, in seconds, and how many may be between them."""
 
     lifetime_s: int = Field(120, ge=5, le=900)
-    max_outstanding: int = Field(5000, ge=1, le=1_000_000)
+    max_outstanding: int = Field(20_000, ge=1, le=1_000_000)
 
 
 class SecretsSettings(_Section):

@@ -1,24 +1,32 @@
-"""How often something may happen within a stretch of time, in the memory of one process."""
+"""How much of something may be there at once, in the memory of one process."""
 
-from collections import deque
+from collections import OrderedDict
 from datetime import datetime, timedelta
 
 
 class Allowance:
-    """At most ``most`` events within any ``period``. What anybody on the network can cause needs such a bound."""
+    """At most ``most`` things, each counted for ``period`` or until it is given back. What strangers can cause needs such a bound."""
 
     def __init__(self, most: int, period: timedelta) -> None:
         """Raise ``ValueError`` for an allowance that allows nothing."""
         if most < 1 or period <= timedelta(0):
-            raise ValueError("an allowance needs at least one event in a positive period")
-        self._period = period
-        self._taken: deque[datetime] = deque(maxlen=most)
+            raise ValueError("an allowance needs at least one thing for a positive period")
+        self._most, self._period = most, period
+        self._taken: OrderedDict[str, datetime] = OrderedDict()
 
-    def take(self, now: datetime) -> bool:
-        """Count one event at ``now`` and return True, or return False if that would be one too many."""
-        full = len(self._taken) == self._taken.maxlen
-        # A clock that was set back must not stop the service for as long as it was ahead.
-        if full and self._taken[0] <= now < self._taken[0] + self._period:
+    def take(self, name: str, now: datetime) -> bool:
+        """Count ``name`` from ``now`` on and return True, or return False if that would be one too many."""
+        while self._taken:
+            oldest, since = next(iter(self._taken.items()))
+            # What is younger than now is dropped too: a clock that was set back must not close the door.
+            if since <= now < since + self._period:
+                break
+            del self._taken[oldest]
+        if len(self._taken) >= self._most:
             return False
-        self._taken.append(now)
+        self._taken[name] = now
         return True
+
+    def give_back(self, name: str) -> None:
+        """Count ``name`` no longer; unknown ones, which another process counts, are none of ours."""
+        self._taken.pop(name, None)

@@ -53,6 +53,8 @@ CHALLENGE_ID_SIZE = 24
 TICKET_SIZE = 10
 LAST_TOKEN_STEP = 3
 """Steps 1 to 3 of DESIGN.md section 5: envelope, realm token, platform. If one of them failed, anybody can have sent it."""
+REPLAYS_ON_RECORD = 500
+"""Replays and late answers that one process puts on record within the lifetime of a challenge; the rest is logged only."""
 MAX_ATTEMPTS = 3
 """How often one piece of evidence is appraised when the registry changes underneath."""
 
@@ -64,7 +66,7 @@ class BrokerPolicy:
     ear_policy: EarPolicy
     limits: Limits
     challenge_lifetime: timedelta
-    max_outstanding: int = 5000
+    max_outstanding: int = 20_000
     max_concurrent: int = 32
     allow_test_keys: bool = False
     allow_rsa1_5: bool = False
@@ -109,8 +111,8 @@ class Broker:
         self._executor = executor
         self._observe = observe
         self._free = policy.max_concurrent
-        self._challenges = Allowance(policy.max_outstanding, policy.challenge_lifetime)
-        self._replays = Allowance(policy.max_outstanding, policy.challenge_lifetime)
+        self._outstanding = Allowance(policy.max_outstanding, policy.challenge_lifetime)
+        self._replays = Allowance(REPLAYS_ON_RECORD, policy.challenge_lifetime)
 
     async def issue_challenge(self, secret: str, jwk: bytes | Mapping[str, Any]) -> Challenge:
         """Return a challenge that commits to the guest's key; raise ``RefusedKey`` or ``BusyError``.
@@ -119,11 +121,12 @@ class Broker:
         """
         key = parse_guest_key(jwk, allow_rsa1_5=self._policy.allow_rsa1_5)
         now = self._clock.now()
-        if not self._challenges.take(now):
+        challenge_id = self._entropy(CHALLENGE_ID_SIZE).hex()
+        if not self._outstanding.take(challenge_id, now):
             raise BusyError("Too many challenges are outstanding.", retry_after_s=5)
         salt = self._entropy(SALT_SIZE)
         challenge = Challenge(
-            id=self._entropy(CHALLENGE_ID_SIZE).hex(),
+            id=challenge_id,
             secret=secret,
             value=commitment(salt, key.thumbprint),
             salt=salt,
@@ -158,6 +161,7 @@ class Broker:
         redeemed = await self._stores.challenges.redeem(challenge_id, self._clock.now())
         ticket = self._ticket()
         if isinstance(redeemed, Challenge):
+            self._outstanding.give_back(challenge_id)
             attempt = Exchange(redeemed, request_id, ticket)
             if not commits_to_its_key(redeemed):
                 await self._refuse(attempt, (Finding("challenge.altered", "the stored challenge is not one to the stored key"),))
@@ -165,7 +169,7 @@ class Broker:
         finding = f"challenge.{redeemed.value}"
         _log.warning("challenge refused", finding=finding, ticket=ticket, request_id=request_id)
         # Repeating a request costs nothing: a flood of replays is logged, but does not fill the record.
-        if redeemed is not ChallengeOutcome.UNKNOWN and self._replays.take(self._clock.now()):
+        if redeemed is not ChallengeOutcome.UNKNOWN and self._replays.take(ticket, self._clock.now()):
             await self._write_challenge_refusal(challenge_id, Finding(finding, CATALOGUE[finding].title), ticket, request_id)
         raise RefusedError(CATALOGUE[finding].code, ticket, (finding,))
 

@@ -27,8 +27,17 @@ async def test_attack_flood_of_challenges_fills_neither_table_nor_patience(start
     assert (await site.request_key(site.exchange())).status == 201, "the flood is over"
 
 
-async def test_attack_flood_of_replays_does_not_fill_the_record(start: Starter) -> None:
-    site = await start(challenge={"max_outstanding": 2})
+async def test_answered_challenges_make_room(start: Starter) -> None:
+    site = await start(challenge={"max_outstanding": 1})
+    for _ in range(3):
+        assert await site.fetch() == SECRETS[VM]
+    await site.offer()
+    assert (await site.request_key(site.exchange())).status == 503
+
+
+async def test_attack_flood_of_replays_does_not_fill_the_record(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "REPLAYS_ON_RECORD", 2)
+    site = await start()
     offer = await site.offer()
     evidence = site.realm().evidence(offer.challenge)
     assert (await site.submit(offer, evidence)).status == 200

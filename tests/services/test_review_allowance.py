@@ -1,4 +1,4 @@
-"""A bound on how often something happens."""
+"""A bound on how much is there at once."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -18,14 +18,26 @@ def at(seconds: float) -> datetime:
 
 def test_the_first_ones_pass_and_the_next_waits_for_the_oldest_to_age():
     allowance = Allowance(2, PERIOD)
-    assert [allowance.take(at(moment)) for moment in (0, 4, 5, 9.9, 10, 11, 14)] == [True, True, False, False, True, False, True]
+    moments = (0, 4, 5, 9.9, 10, 11, 14)
+    assert [allowance.take(str(moment), at(moment)) for moment in moments] == [True, True, False, False, True, False, True]
+
+
+def test_what_is_given_back_makes_room_once():
+    allowance = Allowance(1, PERIOD)
+    assert allowance.take("a", at(0))
+    allowance.give_back("unknown")
+    assert not allowance.take("b", at(1))
+    allowance.give_back("a")
+    allowance.give_back("a")
+    assert allowance.take("b", at(1))
+    assert not allowance.take("c", at(1))
 
 
 def test_a_clock_set_back_does_not_close_the_door():
     allowance = Allowance(1, PERIOD)
-    assert allowance.take(at(3600))
-    assert allowance.take(at(0))
-    assert not allowance.take(at(1))
+    assert allowance.take("a", at(3600))
+    assert allowance.take("b", at(0))
+    assert not allowance.take("c", at(1))
 
 
 @pytest.mark.parametrize(("most", "period"), [(0, PERIOD), (-1, PERIOD), (1, timedelta(0)), (1, -PERIOD)])
@@ -34,14 +46,16 @@ def test_an_allowance_of_nothing_is_a_mistake(most, period):
         Allowance(most, period)
 
 
-@given(st.integers(1, 5), st.lists(st.floats(0, 5, allow_nan=False), max_size=40))
-def test_no_window_ever_holds_more(most, gaps):
-    allowance, now, taken = Allowance(most, PERIOD), START, []
-    for gap in gaps:
+@given(st.integers(1, 5), st.lists(st.tuples(st.floats(0, 5, allow_nan=False), st.booleans()), max_size=40))
+def test_there_are_never_more_and_nobody_is_turned_away_without_need(most, steps):
+    allowance, now, there = Allowance(most, PERIOD), START, {}
+    for number, (gap, give_back) in enumerate(steps):
         now += timedelta(seconds=gap)
-        if allowance.take(now):
-            taken.append(now)
-        else:
-            assert sum(now - PERIOD < moment <= now for moment in taken) == most
-    for moment in taken:
-        assert sum(moment - PERIOD < other <= moment for other in taken) <= most
+        there = {name: since for name, since in there.items() if now < since + PERIOD}
+        if give_back and there:
+            name = next(reversed(there))
+            allowance.give_back(name)
+            del there[name]
+        assert allowance.take(str(number), now) == (len(there) < most)
+        if len(there) < most:
+            there[str(number)] = now
