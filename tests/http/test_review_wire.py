@@ -7,11 +7,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from kbs_rim import wiring
 from kbs_rim.errors import KeyUnavailable, StoreUnavailable, VerifierUnavailable
 from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, encode_evidence_json
 from kbs_rim.http.metrics import Metrics
 from kbs_rim.http.middleware import METRICS, observe
-from tests.broker_stage import SECRETS, Logs, Site
+from tests.broker_stage import SECRETS, Logs, Site, Starter
 
 VM = "qemu-kernel"
 
@@ -61,6 +62,13 @@ async def test_a_chunked_body_without_a_length(site: Site) -> None:
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:])) + b"0\r\n\r\n"
     status, _, _ = await raw(site, f"{LINE}1.1\nHost: a\n{TYPE}\nTransfer-Encoding: chunked", chunks)
     assert b" 201 " in status
+
+
+async def test_an_idle_connection_is_closed(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring, "KEEPALIVE_S", 0.05)
+    site = await start()
+    status, fields, _ = await raw(site, "GET / HTTP/1.1\nHost: a", b"")  # reads until the broker hangs up
+    assert (b" 404 " in status, "Connection" in fields) == (True, False)
 
 
 @pytest.mark.parametrize("added", ["; charset=utf-8", ";charset=UTF-8", '; charset="utf-8"', "; charset=us-ascii"])
