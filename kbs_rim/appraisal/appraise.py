@@ -5,15 +5,17 @@ never silence; nothing to check is a failure. Left to the caller: redeeming the 
 fetching images by the digests that ``digests_of`` names, and writing the record before anything is released.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kbs_rim.appraisal.attestation_result import EarPolicy, judge_attestation_result
 from kbs_rim.appraisal.boot_rules import judge_boot_plan
 from kbs_rim.appraisal.findings import Finding, Severity, errors_of
+from kbs_rim.appraisal.judged_tree import Packs, judge_device_tree, tree_facts, tree_to_judge
 from kbs_rim.appraisal.realm_rules import judge_claims
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
+from kbs_rim.appraisal.supplied_tree import NO_TREE, TreeReading, read_supplied_tree
 from kbs_rim.appraisal.token_rules import judge_platform_claims, judge_realm_token
 from kbs_rim.appraisal.workload import Bounds, ParameterRules, Workload
 from kbs_rim.errors import MalformedEvidence
@@ -43,7 +45,7 @@ class Candidate:
 class Case:
     """Everything one appraisal looks at. ``issued_at`` and ``at`` are seconds since the epoch.
 
-    ``attestation_result`` is the verifier's compact JWS.
+    ``attestation_result`` is the verifier's compact JWS. ``device_tree`` is what ``read_tree`` gave, ``rule_packs`` are by name.
     """
 
     token: CcaToken
@@ -58,6 +60,8 @@ class Case:
     images: ImageSet
     candidates: tuple[Candidate, ...]
     limits: Limits
+    device_tree: TreeReading = NO_TREE
+    rule_packs: Packs = field(default_factory=dict)
     allow_test_keys: bool = False
 
 
@@ -102,6 +106,13 @@ def digests_of(plan: BootPlan | None) -> tuple[tuple[HashAlgorithm, bytes], ...]
     if plan is None:
         return ()
     return tuple(dict.fromkeys((image.algorithm, image.digest) for image in plan.images))
+
+
+def read_tree(evidence: Evidence, plan: BootPlan | None, candidates: Iterable[Candidate], limits: Limits) -> TreeReading:
+    """Read the device tree that came with the evidence, if one of the workloads judges trees by rules; else nobody looks at it."""
+    if plan is None or not any(candidate.workload.device_tree.judges for candidate in candidates):
+        return NO_TREE
+    return read_supplied_tree(evidence.device_tree, plan, limits)
 
 
 def worth_replaying(token: CcaToken, plan: BootPlan | None, images: ImageSet) -> bool:
@@ -155,7 +166,7 @@ def _resolve(plan: BootPlan | None, realm_hash: HashAlgorithm, images: ImageSet)
         findings.append(Finding("boot.hash-mismatch", message, expected=realm_hash.value, seen=plan.hash_algorithm.value))
     for loaded in plan.images:
         where: dict[str, str | int] = {"event": loaded.event, "description": loaded.description, "address": hex(loaded.base)}
-        image = images.registered(loaded.algorithm, loaded.digest)
+        image = images.known(loaded.algorithm, loaded.digest)
         if image is None:
             message = f"event {loaded.event} loads an image that is not registered"
             findings.append(Finding("rim.image-unknown", message, seen=loaded.digest.hex(), where=where))
@@ -183,7 +194,10 @@ def _judge_workloads(case: Case, resolved: Mapping[int, RegisteredImage], work: 
         if case.plan is None:
             findings.append(Finding("boot.not-judged", "there is no boot plan to judge"))
         else:
-            findings += judge_boot_plan(case.plan, resolved, workload, dialect, params=result.params if result else None)
+            tree = tree_to_judge(workload, resolved, case.device_tree)
+            params, judged = result.params if result else None, tree.image.id if tree else None
+            findings += judge_boot_plan(case.plan, resolved, workload, dialect, params=params, judged_tree=judged)
+            findings += judge_device_tree(case.plan, resolved, workload, case.device_tree, case.rule_packs, case.limits)
         opinions.append(_Opinion(candidate, tuple(findings), dialect))
     return opinions
 
@@ -248,6 +262,8 @@ def _verdict(
         findings = (*findings, Finding("policy.accepted", message, Severity.NOTE))
     facts = _facts(case, resolved, best)
     facts["platform"] = dict(platform_facts)
+    if best is not None and (tree := tree_facts(best.candidate.workload, resolved, case.device_tree, case.rule_packs)):
+        facts["device_tree"] = tree
     facts["other_workloads"] = {
         opinion.candidate.workload.name: list(dict.fromkeys(finding.id for finding in errors_of(opinion.findings)))
         for opinion in opinions

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from kbs_rim.appraisal.address_range import Range, joined
 from kbs_rim.appraisal.findings import Finding, Severity
 from kbs_rim.appraisal.registered_image import ImageState, RegisteredImage
+from kbs_rim.appraisal.tree_surroundings import judge_initrd, judge_memory
 from kbs_rim.appraisal.workload import ImageRule, ParameterRules, Role, Workload
 from kbs_rim.limits import GRANULE_SIZE
 from kbs_rim.measurement.boot_plan import BootPlan, LoadedImage, RecRecord
@@ -57,17 +58,21 @@ def judge_boot_plan(
     dialect: Dialect | None,
     *,
     params: RealmCreate | None = None,
+    judged_tree: str | None = None,
 ) -> tuple[Finding, ...]:
     """Return every finding of steps 6 and 7.
 
     ``images`` maps event numbers of the plan's image records to what the registry knows them as; ``dialect`` and ``params`` are those
-    that matched the RIM, None if none did (then page rounding is taken as 4 KiB, and the parameters as logged).
+    that matched the RIM, None if none did (then page rounding is taken as 4 KiB, and the parameters as logged). ``judged_tree`` is the
+    id of an image that may be the device tree although the workload does not list it: the module of that name judges its content.
     """
-    return (*_findings(plan, images, workload, dialect), *_judge_parameters(params or plan.create.params, workload.parameters))
+    return (*_findings(plan, images, workload, dialect, judged_tree), *_judge_parameters(params or plan.create.params, workload.parameters))
 
 
-def _findings(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload, dialect: Dialect | None) -> Iterator[Finding]:
-    placed, role_findings = _place(plan, images, workload)
+def _findings(
+    plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload, dialect: Dialect | None, judged_tree: str | None
+) -> Iterator[Finding]:
+    placed, role_findings = _place(plan, images, workload, judged_tree)
     yield from role_findings
     by_role = {item.role: item for item in placed}
     tree = by_role[Role.DEVICE_TREE].image.measurements.device_tree if Role.DEVICE_TREE in by_role else None
@@ -88,7 +93,9 @@ def _findings(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: W
 # --- images and roles -------------------------------------------------------------------------------------------------
 
 
-def _place(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload) -> tuple[list[Placed], list[Finding]]:
+def _place(
+    plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Workload, judged_tree: str | None
+) -> tuple[list[Placed], list[Finding]]:
     """Give each image its role. The log's description only breaks a tie: nobody measured it."""
     placed: list[Placed] = []
     findings: list[Finding] = []
@@ -97,6 +104,8 @@ def _place(plan: BootPlan, images: Mapping[int, RegisteredImage], workload: Work
         if image is None:
             continue  # rim.image-unknown says so already
         roles = [role for role in workload.roles_of(image.id) if role in image.roles]
+        if not roles and image.id == judged_tree:
+            roles = [Role.DEVICE_TREE]
         claimed = _CLAIMED_ROLES.get(loaded.description.strip().upper())
         where: dict[str, str | int] = {"event": loaded.event, "image": image.id, "address": hex(loaded.base)}
         if not roles:
@@ -324,13 +333,13 @@ def _judge_registers(gprs: tuple[int, ...], tree: Placed | None, workload: Workl
         yield Finding("boot.gprs", "x1 to x7 are not zero", expected="0", seen=seen, where=where)
 
 
-# --- device tree (byte-equal to a registered image in this version) ---------------------------------------------------
+# --- device tree: what it says must be true of this VM, whoever vouches for its bytes ----------------------------------
 
 
 def _judge_tree(
     by_role: Mapping[Role, Placed], tree: DeviceTreeFacts | None, ram: Range | None, plan: BootPlan, workload: Workload
 ) -> Iterator[Finding]:
-    """The tree's bytes are registered; what it says must also be true of this VM."""
+    """RAM and initrd are where the tree says, and the log area is no initrd."""
     placed = by_role.get(Role.DEVICE_TREE)
     if placed is None:
         yield Finding("tree.missing", "no measured device tree was loaded", where={"role": Role.DEVICE_TREE.value})
@@ -338,27 +347,13 @@ def _judge_tree(
     if tree is None:
         yield Finding("tree.malformed", "the image registered as device tree is none", seen=placed.image.name, where=placed.where)
         return
-    memory = joined(tree.memory)
-    if ram is not None and memory != (ram,):
-        message = "the device tree's memory is not the realm's RAM"
-        seen = ", ".join(map(str, memory)) or "no memory node"
-        yield Finding("tree.memory", message, expected=str(ram), seen=seen, where=placed.where)
-    yield from _judge_initrd(by_role.get(Role.INITRD), tree, placed, plan, workload)
-
-
-def _judge_initrd(initrd: Placed | None, tree: DeviceTreeFacts, placed: Placed, plan: BootPlan, workload: Workload) -> Iterator[Finding]:
-    """The kernel finds its initrd through the tree: the range must be the measured initrd, or absent without one."""
-    named = Range(*tree.initrd) if tree.initrd and tree.initrd[0] != tree.initrd[1] else None
-    loaded = initrd.range if initrd else None
-    if named == loaded:
-        return
-    # Firmware does not read these properties: it gets its initrd elsewhere and measures it at run time. But it may hand the
+    if ram is not None:
+        yield from judge_memory(tree, (ram,), placed.where)
+    initrd = by_role.get(Role.INITRD)
+    # Firmware does not read the initrd's properties: it gets its initrd elsewhere and measures it at run time. But it may hand the
     # tree on to a kernel that does, so the range must not be memory that the host wrote.
     area = plan.log_area
-    hostile = named is not None and area is not None and named.meets(Range(area.base, area.base + area.size))
-    harmless = workload.entry.role is Role.FIRMWARE and loaded is None and not hostile
-    message = "the device tree's initrd is not the initrd that was loaded"
-    expected, seen = str(loaded or "no initrd"), str(named or "no initrd")
-    yield Finding(
-        "tree.initrd", message, Severity.WARNING if harmless else Severity.ERROR, expected=expected, seen=seen, where=placed.where
-    )
+    hostile = area is not None and tree.initrd is not None and Range(*tree.initrd).meets(Range.sized(area.base, area.size))
+    harmless = workload.entry.role is Role.FIRMWARE and initrd is None and not hostile
+    loaded = () if initrd is None else (initrd.range,)
+    yield from judge_initrd(tree, loaded, placed.where, Severity.WARNING if harmless else Severity.ERROR)

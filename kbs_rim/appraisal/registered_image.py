@@ -29,17 +29,34 @@ class RegisteredImage:
 
 
 class ImageSet:
-    """The images one appraisal may look up: immutable, keyed by (algorithm, digest), never filled from a log."""
+    """The images one appraisal may look up: immutable, keyed by (algorithm, digest), never filled from a log.
 
-    def __init__(self, images: Iterable[RegisteredImage]) -> None:
+    ``supplied`` is an image that came with the evidence, under the digests that we computed from its bytes. It lives as long as this
+    set; where it is registered as well, the registry decides what it is.
+    """
+
+    def __init__(self, images: Iterable[RegisteredImage], supplied: RegisteredImage | None = None) -> None:
         """Index ``images`` by every digest of their loaded bytes."""
         self._by_digest = {(algorithm, digest): image for image in images for algorithm, digest in image.measurements.digests.items()}
+        self._supplied = supplied
+
+    def with_supplied(self, supplied: RegisteredImage | None) -> "ImageSet":
+        """Return a set in which ``supplied`` is known as well; this one stays as it is."""
+        return ImageSet(self._by_digest.values(), supplied)
 
     def registered(self, algorithm: HashAlgorithm, digest: bytes) -> RegisteredImage | None:
-        """Return the image whatever its state."""
+        """Return the image of the registry, whatever its state."""
         return self._by_digest.get((algorithm, digest))
 
-    def find(self, algorithm: HashAlgorithm, digest: bytes) -> ImageMeasurements | None:
-        """Return the measurements of an image that may match: a revoked one is not found."""
+    def known(self, algorithm: HashAlgorithm, digest: bytes) -> RegisteredImage | None:
+        """Return the image of the registry, whatever its state, or else the supplied one. For explaining the RIM and nothing else."""
         image = self.registered(algorithm, digest)
+        supplied = self._supplied
+        if image is None and supplied is not None and supplied.measurements.digests[algorithm] == digest:
+            return supplied
+        return image
+
+    def find(self, algorithm: HashAlgorithm, digest: bytes) -> ImageMeasurements | None:
+        """Return the measurements of an image that may match the RIM: a revoked one is not found."""
+        image = self.known(algorithm, digest)
         return None if image is None or image.state is ImageState.REVOKED else image.measurements
