@@ -206,6 +206,7 @@ class AppraisalSettings(_Section):
     workers: int = Field(2, ge=1, le=256)
     max_concurrent: int = Field(16, ge=1, le=4096)
     keep_payloads: bool = True
+    tree_rules_directory: Path | None = None
 
 
 class Settings(_Section):

@@ -25,6 +25,7 @@ from kbs_rim.errors import ConfigurationError, InvalidDocument, MalformedEvidenc
 from kbs_rim.evidence.strict_json import decode_object
 from kbs_rim.http.app import guest_app, internal_app, server_logger
 from kbs_rim.http.metrics import Metrics
+from kbs_rim.rule_packs import load_rule_packs
 from kbs_rim.services.audit import Auditor
 from kbs_rim.services.broker import Broker, BrokerPolicy, BrokerStores
 from kbs_rim.services.explanation import Explainer
@@ -111,6 +112,7 @@ def _applications(
     settings: Settings, store: Store, verifier: VeraisonVerifier, executor: ThreadPoolExecutor
 ) -> tuple[web.Application, web.Application]:
     clock, entropy, metrics = SystemClock(), secrets.token_bytes, Metrics()
+    packs = load_rule_packs(settings.appraisal.tree_rules_directory)
     kek = LocalKeyEncryptionKey.from_files([_kek_file(settings), *settings.secrets.previous_kek_files])
     metrics.test_mode.set(settings.service.test_mode)
     metrics.legacy_rsa1_5.set(settings.secrets.legacy_rsa1_5)
@@ -129,6 +131,7 @@ def _applications(
             allow_test_keys=settings.service.test_mode,
             allow_rsa1_5=settings.secrets.legacy_rsa1_5,
             keep_payloads=settings.appraisal.keep_payloads,
+            rule_packs=packs,
             config_digest=settings.digest(),
             software=f"kbs_rim {__version__}",
         ),

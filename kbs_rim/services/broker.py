@@ -8,17 +8,19 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, TypeVar
 
 import structlog
 
-from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, digests_of, read_log, worth_replaying
+from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, digests_of, read_log, read_tree, worth_replaying
 from kbs_rim.appraisal.attestation_result import EarPolicy
 from kbs_rim.appraisal.finding_catalogue import CATALOGUE
 from kbs_rim.appraisal.findings import Finding, errors_of
 from kbs_rim.appraisal.registered_image import ImageSet, RegisteredImage
+from kbs_rim.appraisal.supplied_tree import TreeReading
+from kbs_rim.appraisal.tree_pack import RulePack
 from kbs_rim.errors import Conflict, MalformedEvidence, NotFound, OurFault, RefusedKey, VerifierUnavailable
 from kbs_rim.evidence.cca_token import CcaToken, parse_cca_token, reassemble
 from kbs_rim.evidence.envelope import parse_evidence
@@ -71,6 +73,7 @@ class BrokerPolicy:
     allow_test_keys: bool = False
     allow_rsa1_5: bool = False
     keep_payloads: bool = True
+    rule_packs: Mapping[str, RulePack] = field(default_factory=dict)
     config_digest: str = ""
     software: str = ""
 
@@ -199,6 +202,8 @@ class Broker:
                 attempt.evidence = await self._off_loop(lambda: parse_evidence(media_type, body, self._policy.limits))
                 attempt.payloads = {"token": attempt.evidence.token}
                 attempt.payloads.update({f"log.{kind.value}": data for kind, data in attempt.evidence.logs})
+                if attempt.evidence.device_tree is not None:
+                    attempt.payloads["device-tree"] = attempt.evidence.device_tree
                 attempt.token = parse_cca_token(attempt.evidence.token, self._policy.limits)
         except MalformedEvidence as error:
             await self._refuse(attempt, (Finding.from_error(error), Finding("platform.not-judged", "the token could not be read")))
@@ -253,7 +258,8 @@ class Broker:
     async def _appraise(self, attempt: Exchange, secret: SecretInfo | None) -> Verdict:
         with Stage(attempt, "registry", self._observe):
             candidates = await self._candidates(secret)
-            images = await self._images_for(present(attempt.token), attempt.plan)
+            tree = await self._off_loop(lambda: read_tree(present(attempt.evidence), attempt.plan, candidates, self._policy.limits))
+            images = await self._images_for(present(attempt.token), attempt.plan, tree)
         answer = present(attempt.answer)
         case = Case(
             token=present(attempt.token),
@@ -267,6 +273,8 @@ class Broker:
             ear_policy=self._policy.ear_policy,
             images=images,
             candidates=candidates,
+            device_tree=tree,
+            rule_packs=self._policy.rule_packs,
             limits=self._policy.limits,
             allow_test_keys=self._policy.allow_test_keys,
         )
@@ -282,15 +290,19 @@ class Broker:
         records = [await self._stores.workloads.get_workload(name) for name in names]
         return tuple(Candidate(record.workload, record.revision) for record in records if record.active)
 
-    async def _images_for(self, token: CcaToken, plan: BootPlan | None) -> ImageSet:
-        """Fetch what the log names; granule digests, which are large, only if there is something to replay with them."""
+    async def _images_for(self, token: CcaToken, plan: BootPlan | None, tree: TreeReading) -> ImageSet:
+        """Fetch what the log names; granule digests, which are large, only if there is something to replay with them.
+
+        The device tree that came with the evidence is added for this appraisal alone.
+        """
+        supplied = tree.supplied.image if tree.supplied else None
         wanted = [(algorithm.value, digest) for algorithm, digest in digests_of(plan)]
         if not wanted:
             return ImageSet(())
-        images = _image_set(await self._stores.images.find_images(wanted, with_granules=False))
+        images = _image_set(await self._stores.images.find_images(wanted, with_granules=False)).with_supplied(supplied)
         if not worth_replaying(token, plan, images):
             return images
-        return _image_set(await self._stores.images.find_images(wanted))
+        return _image_set(await self._stores.images.find_images(wanted)).with_supplied(supplied)
 
     async def _hand_out(self, attempt: Exchange, secret: SecretInfo, sequence: int) -> Release:
         """Unwrap, seal, commit the release, and only then return. The plaintext lives in this function."""
