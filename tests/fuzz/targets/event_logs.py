@@ -27,11 +27,12 @@ from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.ima_log import ImaBank, guess_ima_layout, in_bank, parse_ima_log
 from kbs_rim.evidence.ima_template import ByteOrder, decode_entry, join_fields, split_fields
 from kbs_rim.evidence.ima_text import is_ima_text, parse_ima_text
+from kbs_rim.evidence.log_reader import counts_by_its_own_words, guess_format, read_event_log
 from kbs_rim.evidence.tcg_events import EventDescription
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.measurement.rem import rem_candidates
 from tests import log_forge as forge
-from tests.fuzz.examination import Target, require, require_presentable
+from tests.fuzz.examination import Judged, Target, require, require_presentable
 from tests.fuzz.targets.codecs import JSON_WORDS
 from tests.fuzz.vectors import files
 
@@ -224,6 +225,32 @@ def ccel_seeds() -> Iterable[bytes]:
     yield from files("logs/ccel/*able.bin")
 
 
+# --- logs of unknown kind ---------------------------------------------------------------------------------------------
+
+
+def check_any_log(data: bytes) -> object:
+    """The way of ``kbs-rim log show`` and ``log diff``: a guess, then the parser for it. Guessing never raises."""
+    format_ = guess_format(data)
+    if format_ is LogFormat.IMA and is_ima_text(data):
+        return format_, seen_in(parse_ima_text(data))
+    log = read_event_log(data, format_, registers=counts_by_its_own_words(data, format_))
+    require(log.format is format_, "a log has the format that it was read in")
+    if log.algorithms:
+        require(diff_logs(log, log) == (), "a log does not differ from itself")
+        fewer = replace(log, events=log.events[1:])
+        require(not fewer.algorithms or bool(diff_logs(log, fewer)), "a log differs from one with an event less")
+    return Judged(format_.value, [event.type_name for event in log.events])
+
+
+def any_seeds() -> Iterable[bytes]:
+    """Some of every kind."""
+    yield from (seed[1:] for seeds in (cel_seeds(forge.cel_tlv), cel_seeds(forge.cel_cbor), cel_seeds(forge.cel_json)) for seed in seeds())
+    yield from (seed[1:] for seed in (*ima_seeds(), *aael_seeds()))
+    yield from text_seeds()
+    yield from files("logs/synthetic/emitter*.bin", "logs/synthetic/hostile/*.bin", "logs/ccel/CCEL_unpadded*", most=9000)
+    yield forge.tcg_log(forge.SHA256, (0, forge.SEPARATOR, bytes(4), None), (4, forge.ACTION, b"Exit Boot Services Invocation", None))
+
+
 TARGETS = (
     Target(name="cel_tlv", check=check_cel(LogFormat.CEL_TLV), seeds=cel_seeds(forge.cel_tlv, register_type=108, number_size=1)),
     Target(name="cel_cbor", check=check_cel(LogFormat.CEL_CBOR), seeds=cel_seeds(forge.cel_cbor, sequence=True, old=True)),
@@ -237,5 +264,12 @@ TARGETS = (
     Target(name="ima_log", check=check_ima_log, seeds=ima_seeds, words=(b"ima-ng", b"sha256:\0", b"verity:", b"d-ng|n-ng")),
     Target(name="ima_text", check=check_ima_text, seeds=text_seeds, words=(b" ima-ng ", b" sha256:", b"\n10 ", b" ima-sig ")),
     Target(name="aael", check=check_aael, seeds=aael_seeds, words=(b"LEAA", b"\xff" * 8, b" ")),
+    Target(
+        name="any_log",
+        check=check_any_log,
+        seeds=any_seeds,
+        words=(b"Spec ID Event03\0", b"VM VERSION", b"LEAA", b"ima-ng"),
+        max_bytes=8192,
+    ),
     Target(name="ccel", check=check_ccel, seeds=ccel_seeds, words=(b"CCEL",), max_bytes=2048),
 )

@@ -1,4 +1,4 @@
-"""Files of administrators: device trees, images, documents about images, RMM operations."""
+"""Files of administrators: images, programs, documents about images, RMM operations."""
 
 import gzip
 import json
@@ -10,8 +10,6 @@ from kbs_rim.errors import InvalidDocument, MalformedEvidence
 from kbs_rim.evidence import strict_json
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import KIB, MIB, Limits
-from kbs_rim.measurement.device_tree import facts_of, parse_device_tree
-from kbs_rim.measurement.device_tree_writer import write_device_tree
 from kbs_rim.measurement.image import ImageMeasurements, measure_image, measure_stream
 from kbs_rim.measurement.operations_file import parse_operations_file
 from kbs_rim.measurement.rmm import replay_operations
@@ -24,27 +22,6 @@ OPERATIONS_LIMITS = Limits(operations=500)
 _DOCUMENT_ITEMS = 100_000
 _MAGIC_AT = 56
 _CHUNK = 1000
-
-
-def check_device_tree(data: bytes) -> object:
-    """A tree that our writer can write is read back; the facts are read or refused."""
-    tree = parse_device_tree(data)
-    require(tree.total_size <= len(data), "a tree lies within the data")
-    try:
-        written = write_device_tree(tree.root)
-    except ValueError:
-        pass  # the writer is as strict as vm-fdt, which refuses names that the specification allows
-    else:
-        require(parse_device_tree(written).root == tree.root, "a tree that was written anew is the same")
-    try:
-        return tree, facts_of(tree, len(data))
-    except MalformedEvidence as error:
-        return tree, error.finding_id, error.message
-
-
-def tree_seeds() -> Iterable[bytes]:
-    """The trees of three VMMs."""
-    yield from device_trees()
 
 
 def check_image(data: bytes) -> object:
@@ -196,7 +173,6 @@ def operations_seeds() -> Iterable[bytes]:
 
 
 TARGETS = (
-    Target(name="device_tree", check=check_device_tree, seeds=tree_seeds, max_bytes=16 * 1024),
     Target(name="image", check=check_image, seeds=image_seeds, max_bytes=16 * 1024, cpu_ms=100, cpu_ms_per_kib=100),
     Target(name="program", check=check_program, seeds=program_seeds, cpu_ms=100, cpu_ms_per_kib=100),
     Target(

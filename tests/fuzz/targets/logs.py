@@ -23,7 +23,7 @@ from tests.fuzz.examination import Judged, Target, require, require_presentable
 from tests.fuzz.targets.event_logs import attempt, seen_in
 from tests.fuzz.vectors import VECTORS, device_trees, files
 
-LIMITS = Limits(ripas_entries=2048, plan_granules=2048, replay_granules=16384)
+LIMITS = Limits(ripas_entries=256, plan_granules=256, replay_granules=4096)
 """Small ones: a replay costs what the limits allow, whatever the size of the log, and here it is the parsers that matter."""
 DIALECTS = (
     Dialect(RmmVersion.V1_0),

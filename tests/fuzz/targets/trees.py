@@ -1,0 +1,123 @@
+"""Device trees of a hostile host: the blob, the rules that judge it, the command line in it, and the rule packs themselves."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import replace
+
+from kbs_rim.appraisal.address_range import Range
+from kbs_rim.appraisal.bootargs import BootargsRules, judge_bootargs, parse_command_line
+from kbs_rim.appraisal.tree_pack import parse_rule_pack
+from kbs_rim.appraisal.tree_rules import TreeOptions, judge_tree
+from kbs_rim.appraisal.tree_surroundings import Surroundings
+from kbs_rim.errors import InvalidDocument, MalformedEvidence
+from kbs_rim.measurement.device_tree import DeviceTree, facts_of, parse_device_tree
+from kbs_rim.measurement.device_tree_text import tree_source
+from kbs_rim.measurement.device_tree_writer import write_device_tree
+from kbs_rim.rule_packs import load_rule_packs, shipped_directory
+from tests.fuzz.examination import Judged, Target, require, require_presentable
+from tests.fuzz.vectors import device_trees
+
+PACKS = tuple(load_rule_packs().values())
+RULES = BootargsRules(
+    required=("console=ttyAMA0",), allowed=("root=*", "ip=*:*:*", "rd.*", "--", "quiet"), forbidden=("rd.break*", "rd.shell", "ip=*evil*")
+)
+OPTIONS = TreeOptions(bootargs=RULES, allow_seeds=True)
+AROUND = Surroundings(memory=(Range(0x40000000, 0x80000000),), initrd=(), log_area=())
+
+
+def check_device_tree(data: bytes) -> object:
+    """A tree that our writer can write is read back; facts are read or refused; source and findings can be shown."""
+    tree = parse_device_tree(data)
+    require(tree.total_size <= len(data), "a tree lies within the data")
+    try:
+        written = write_device_tree(tree.root)
+    except ValueError:
+        pass  # the writer is as strict as vm-fdt, which refuses names that the specification allows
+    else:
+        require(parse_device_tree(written).root == tree.root, "a tree that was written anew is the same")
+    source = list(tree_source(tree))
+    require(all(line.isascii() and line.replace("\t", "").isprintable() for line in source), "a tree's source is plain text")
+    findings = _judged(tree)
+    try:
+        facts: object = facts_of(tree, len(data))
+    except MalformedEvidence as error:
+        facts = error.message
+    return Judged(", ".join(sorted({str(item["id"]) for item in findings})), (tree, facts, source, findings))
+
+
+def _judged(tree: DeviceTree) -> list[dict[str, object]]:
+    documents = [finding.to_document() for pack in PACKS for finding in judge_tree(tree, pack, OPTIONS, AROUND)]
+    for document in documents:
+        for text in (document["message"], document.get("expected"), document.get("seen"), *document.get("where", {}).values()):
+            require_presentable(None if isinstance(text, int) else text)
+    return documents
+
+
+def tree_seeds() -> Iterable[bytes]:
+    """The trees of three VMMs, and one with a command line."""
+    yield from device_trees()
+    tree = parse_device_tree(device_trees()[0])
+    chosen = [replace(node, properties={**node.properties, "bootargs": b'console=ttyAMA0 root="a b"\0'}) for node in tree.root.children[:1]]
+    yield write_device_tree(replace(tree.root, children=(*chosen, *tree.root.children[1:])))
+
+
+def check_bootargs(data: bytes) -> object:
+    """What the rules object to can be shown; a text that is allowed is read as Linux reads it."""
+    text = data.decode("utf-8", "replace")
+    objections = tuple(judge_bootargs(text, RULES))
+    for objection in objections:
+        for shown in (objection.message, objection.expected, objection.seen):
+            require_presentable(shown)
+    if not objections:
+        parameters = [str(parameter) for parameter in parse_command_line(text).parameters]
+        require("console=ttyAMA0" in parameters, "what is required is there")
+        require(not any(name.startswith(("rd.break", "rd.shell")) for name in parameters), "what is forbidden is not")
+    return Judged("allowed" if not objections else objections[0].message.partition("'")[0], objections)
+
+
+def bootargs_seeds() -> Iterable[bytes]:
+    """What a distribution writes, quotes, and the end of the kernel's part."""
+    yield from (b"console=ttyAMA0 root=/dev/vda2 quiet", b'console=ttyAMA0 "root=a b" rd.x="c d"', b"console=ttyAMA0 -- quiet")
+    yield from (b"", b"console=ttyAMA0 rd-break", b"ip=" + b":" * 100, b'a="', b"=x ==", b"console=ttyAMA0 init=/bin/sh")
+
+
+def check_rule_pack(data: bytes) -> object:
+    """A pack judges any tree, whatever it says itself."""
+    try:
+        document = tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return Judged("not TOML", None)
+    pack = parse_rule_pack(document)
+    findings = [finding.to_document() for finding in judge_tree(_TREE, pack, OPTIONS, AROUND)]
+    return Judged("a pack", (pack.name, findings))
+
+
+_TREE = parse_device_tree(device_trees()[0])
+
+
+def pack_seeds() -> Iterable[bytes]:
+    """The packs that ship, each less some of its nodes, and small ones."""
+    for file in sorted(shipped_directory().glob("*.toml")):
+        head, *nodes = file.read_bytes().split(b"\n[[")
+        yield b"\n[[".join((head, *nodes))
+        for at in range(1, len(nodes), 4):
+            yield b"\n[[".join((head, *nodes[:at], *nodes[at + 4 :]))
+    small = b'name = "x"\nversion = 1\ndescription = "x"\n[[nodes]]\npath = "/"\n'
+    yield small
+    yield small + b'[nodes.must]\n"#size-cells" = { cells = [2] }\n[[nodes]]\npath = "/memory@<hex>"\nleast = 1\n'
+
+
+TARGETS = (
+    Target(name="device_tree", check=check_device_tree, seeds=tree_seeds, max_bytes=16 * 1024, cpu_ms=100),
+    Target(name="bootargs", check=check_bootargs, seeds=bootargs_seeds, words=(b" ", b'"', b"=", b"--", b"rd.break", b"console=ttyAMA0")),
+    Target(
+        name="rule_pack",
+        check=check_rule_pack,
+        seeds=pack_seeds,
+        refusals=(InvalidDocument,),
+        words=(b"\n[[nodes]]\n", b"[nodes.may]\n", b'path = "/', b"<hex>", b" = { ", b"cells = [", b"&gic", b"0x"),
+        max_bytes=12 * 1024,
+        cpu_ms=200,
+        cpu_ms_per_kib=50,
+    ),
+)
