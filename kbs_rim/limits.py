@@ -53,6 +53,8 @@ class Limits:
     plan_granules: int = _limit(1 * MIB, "granules", "4 GiB of measured images; a large live initrd has 1 GiB")
     recs: int = _limit(512, "records", "one REC record per vCPU at most")
     cpus: int = _limit(512, "CPUs", "KVM's arm64 limit")
+    rim_cache_entries: int = _limit(4096, "RIMs", "one for each boot configuration of a fleet; an entry is below 1 KiB")
+    granule_cache_bytes: int = _limit(64 * MIB, "bytes", "SHA-256 digests, both layouts, of 4 GiB of images that boot often")
     replay_dialects: int = _limit(24, "dialects", "RMM versions x roundings x orders that one appraisal may try")
     replay_granules: int = _limit(4 * MIB, "granules", "all dialects of one appraisal together, about 10 s; usual images take 0.1 s each")
     unproven_granules: int = _limit(512 * KIB, "granules", "the same, for a token that no verifier vouches for: anybody can send one")
@@ -76,8 +78,8 @@ class Limits:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"limit {item.name} must be a positive number of {item.metadata['unit']}, not {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 63:
+                raise ValueError(f"limit {item.name} must be a positive number of {item.metadata['unit']} below 2**63")
 
 
 DEFAULT_LIMITS = Limits()

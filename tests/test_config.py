@@ -198,6 +198,7 @@ class TestRefusals:
             ('[database]\nurl_file = "/u"\npassword_file = "/p"', "url_file"),
             ("[limits]\nlog_events = 0", "log_events must be a positive number of events"),
             ("[limits]\nlog_events = true", "limits.log_events"),
+            ("[limits]\nlog_events = 9223372036854775808", "log_events must be a positive number of events below 2**63"),
             ("[service\n", "not TOML"),
         ],
     )
