@@ -38,6 +38,7 @@ _log = structlog.get_logger("kbs_rim.serve")
 KEEPALIVE_S = 75
 """An idle connection is kept this long: longer than a reverse proxy keeps its own, shorter than aiohttp's hour."""
 PURGE_INTERVAL_S = 60
+STOP_TIMEOUT_S = 5
 PURGE_AGE = timedelta(minutes=10)
 """Expired challenges are kept this long, so that a late answer is told "expired" and not "unknown"."""
 
@@ -77,8 +78,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         executor = ThreadPoolExecutor(settings.appraisal.workers, thread_name_prefix="appraisal")
         stack.callback(executor.shutdown, wait=False, cancel_futures=True)
         guest, internal = _applications(settings, store, verifier, executor)
-        purge = asyncio.create_task(_purge(store))
-        stack.push_async_callback(_cancel, purge)
+        stopping = asyncio.Event()
+        stack.push_async_callback(_stop, asyncio.create_task(_purge(store, stopping)), stopping)
         internal_address = await _listen(stack, internal, settings.http.internal, settings.service.shutdown_timeout_s)
         guest_address = await _listen(stack, guest, settings.http.guest, settings.service.shutdown_timeout_s)
         _log.info("serving", guest=guest_address, internal=internal_address, config_digest=settings.digest(), version=__version__)
@@ -207,15 +208,20 @@ async def _listen(stack: AsyncExitStack, app: web.Application, listener: Listene
     return address
 
 
-async def _purge(store: Store) -> None:
-    """Forget old challenges; an outage of the database is waited out."""
-    while True:
+async def _purge(store: Store, stopping: asyncio.Event) -> None:
+    """Forget old challenges until told to stop; an outage of the database is waited out."""
+    while not stopping.is_set():
         with suppress(OurFault):
             await store.challenges.purge(datetime.now(UTC) - PURGE_AGE)
-        await asyncio.sleep(PURGE_INTERVAL_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PURGE_INTERVAL_S):
+                await stopping.wait()
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
+async def _stop(task: asyncio.Task[None], stopping: asyncio.Event) -> None:
+    """Let the task finish what it is at: a cancelled statement leaves a connection behind that nobody closes."""
+    stopping.set()
+    await asyncio.wait((task,), timeout=STOP_TIMEOUT_S)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

@@ -331,8 +331,8 @@ def settings_of(trust: Trust, database_url: str, verifier_url: str, **sections) 
         http=HttpSettings(guest=guest, internal=internal),
         database=DatabaseSettings(url=database_url, **section("database")),
         challenge=ChallengeSettings(**section("challenge")),
-        secrets=SecretsSettings(kek_file=trust.kek_file, **section("secrets")),
-        verifier=VerifierSettings(url=verifier_url, pinned_keys_files=(trust.pinned_key_file,), **section("verifying", deadline_s=5.0)),
+        secrets=SecretsSettings(**section("secrets", kek_file=trust.kek_file)),
+        verifier=VerifierSettings(**section("verifying", url=verifier_url, pinned_keys_files=(trust.pinned_key_file,), deadline_s=5.0)),
         appraisal=AppraisalSettings(**section("appraisal")),
         limits=Limits(**section("limits")),
     )
