@@ -26,7 +26,7 @@ from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.limits import Limits
 from kbs_rim.measurement.boot_plan import BootPlan, boot_plan_from_log
 from kbs_rim.measurement.dialect import Dialect
-from kbs_rim.measurement.replay import ReplayResult, ReplayWork, match_rim, params_to_try
+from kbs_rim.measurement.replay import ReplayResult, ReplayWork, RimMemo, match_rim, params_to_try
 from kbs_rim.measurement.rmm import RealmCreate, RealmFlags
 
 _COUNTS = range(2, 65)
@@ -63,6 +63,7 @@ class Case:
     device_tree: TreeReading = NO_TREE
     rule_packs: Packs = field(default_factory=dict)
     allow_test_keys: bool = False
+    memo: RimMemo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +141,7 @@ def appraise(case: Case) -> Verdict:
         limits=case.limits,
     )
     common += opinion.findings
-    work = ReplayWork(_budget(case.limits, vouched_for=not errors_of(common)))
+    work = ReplayWork(_budget(case.limits, vouched_for=not errors_of(common)), case.memo)
     common += case.log_findings
     resolved, image_findings = _resolve(case.plan, case.token.realm.claims.hash_algorithm, case.images)
     common += image_findings

@@ -6,7 +6,7 @@ more than ``limits`` says.
 """
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -70,14 +70,28 @@ class _RipasRun:
 _Run = _ImageRun | _UnmeasuredRun | _RipasRun | RecCreate
 
 
+class RimMemo(Protocol):
+    """Remembers RIMs between plans. A key holds all that a RIM depends on: operations, realm parameters, ids of the images."""
+
+    def get(self, key: Hashable) -> bytes | None:
+        """Return a RIM that ``match_rim`` computed earlier, or None."""
+        ...
+
+    def put(self, key: Hashable, rim: bytes, images: frozenset[str]) -> None:
+        """Remember a RIM and the images it depends on."""
+        ...
+
+
 @dataclass(slots=True)
 class ReplayWork:
     """What all replays of one plan with one set of images share: how much they may cost, and what was computed already.
 
-    ``budget`` is in hash chain steps. Without this, every workload with dialects of its own would cost a budget of its own.
+    ``budget`` is in hash chain steps; what ``memo`` remembers costs none. Without this, every workload with dialects of its own
+    would cost a budget of its own.
     """
 
     budget: int
+    memo: RimMemo | None = None
     spent: int = 0
     known: dict[tuple[tuple[_Run, ...], RealmCreate], bytes] = field(default_factory=dict)
 
@@ -154,6 +168,7 @@ def match_rim(
     not a single dialect could be tried.
     """
     granules = _all_granules(plan, images)
+    ids = _image_ids(plan, images)
     variants = params_to_try(plan.create.params) if variants is None else variants
     work = work or ReplayWork(limits.replay_granules)
     before = work.spent
@@ -165,6 +180,7 @@ def match_rim(
             continue
         runs = _runs(plan, dialect)
         cost = _cost(runs)
+        _recall(work, runs, variants, ids)
         new = sum((runs, params) not in work.known for params in variants)
         problem = _obstacle(runs, cost * new, work.left, limits)
         if problem is not None:
@@ -175,12 +191,29 @@ def match_rim(
             if computed is None:
                 work.spent += cost
                 computed = work.known[runs, params] = _chain(dialect.rmm, params, runs, granules)
+                if work.memo is not None:
+                    work.memo.put((runs, params, ids), computed, frozenset(ids))
             if hmac.compare_digest(computed, rim):
                 return ReplayResult(dialect, {**rims, dialect: computed}, work.spent - before, params, skipped)
             rims.setdefault(dialect, computed)
     if not rims:
         raise MalformedEvidence("rim.dialects", "no dialect of the replay is both allowed and possible", seen=_reasons(skipped))
     return ReplayResult(None, rims, work.spent - before, None, skipped)
+
+
+def _recall(work: ReplayWork, runs: tuple[_Run, ...], variants: Sequence[RealmCreate], ids: tuple[str, ...]) -> None:
+    """Take over what the memo remembers. No RIPAS run is in ``runs`` where none is measured, so the RMM version need not be named."""
+    if work.memo is None:
+        return
+    for params in variants:
+        if (runs, params) not in work.known and (remembered := work.memo.get((runs, params, ids))) is not None:
+            work.known[runs, params] = remembered
+
+
+def _image_ids(plan: BootPlan, images: ImageLookup) -> tuple[str, ...]:
+    """Ids in the order of the plan, which is how ``_ImageRun.position`` counts."""
+    found = (images.find(loaded.algorithm, loaded.digest) for loaded in plan.images)
+    return tuple(image.image_id for image in found if image is not None)
 
 
 def params_to_try(logged: RealmCreate) -> tuple[RealmCreate, ...]:

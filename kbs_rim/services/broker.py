@@ -18,12 +18,13 @@ from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, diges
 from kbs_rim.appraisal.attestation_result import EarPolicy
 from kbs_rim.appraisal.finding_catalogue import CATALOGUE
 from kbs_rim.appraisal.findings import Finding, errors_of
-from kbs_rim.appraisal.registered_image import ImageSet, RegisteredImage
+from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
 from kbs_rim.appraisal.supplied_tree import TreeReading
 from kbs_rim.appraisal.tree_pack import RulePack
 from kbs_rim.errors import Conflict, MalformedEvidence, NotFound, OurFault, RefusedKey, VerifierUnavailable
 from kbs_rim.evidence.cca_token import CcaToken, parse_cca_token, reassemble
 from kbs_rim.evidence.envelope import parse_evidence
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.ledger.records import AppraisalRecord, ReleaseRecord, VerdictKind
 from kbs_rim.limits import Limits
 from kbs_rim.measurement.boot_plan import BootPlan
@@ -45,6 +46,7 @@ from kbs_rim.sealing.guest_key import GuestKey, SealingAlgorithm, commitment, pa
 from kbs_rim.sealing.jwe import SealedSecret, seal
 from kbs_rim.services.allowance import Allowance
 from kbs_rim.services.exchange import BusyError, Exchange, RefusedError, Release, Stage, commits_to_its_key, present
+from kbs_rim.services.replay_cache import GranuleCache, RimCache
 from kbs_rim.services.secrets import ReleaseVault
 
 _T = TypeVar("_T")
@@ -114,6 +116,8 @@ class Broker:
         self._executor = executor
         self._observe = observe
         self._free = policy.max_concurrent
+        self.rims = RimCache(policy.limits)
+        self.granules = GranuleCache(policy.limits)
         self._outstanding = Allowance(policy.max_outstanding, policy.challenge_lifetime)
         self._replays = Allowance(REPLAYS_ON_RECORD, policy.challenge_lifetime)
 
@@ -277,6 +281,7 @@ class Broker:
             rule_packs=self._policy.rule_packs,
             limits=self._policy.limits,
             allow_test_keys=self._policy.allow_test_keys,
+            memo=self.rims,
         )
         with Stage(attempt, "appraise", self._observe):
             verdict = await self._off_loop(lambda: appraise(case))
@@ -299,10 +304,21 @@ class Broker:
         wanted = [(algorithm.value, digest) for algorithm, digest in digests_of(plan)]
         if not wanted:
             return ImageSet(())
-        images = _image_set(await self._stores.images.find_images(wanted, with_granules=False)).with_supplied(supplied)
+        records = await self._stores.images.find_images(wanted, with_granules=False)
+        self.rims.drop_images(record.id for record in records if record.state is ImageState.REVOKED)
+        images = _image_set(records).with_supplied(supplied)
         if not worth_replaying(token, plan, images):
             return images
-        return _image_set(await self._stores.images.find_images(wanted)).with_supplied(supplied)
+        return (await self._with_granules(records, token.realm.claims.hash_algorithm)).with_supplied(supplied)
+
+    async def _with_granules(self, records: list[ImageRecord], algorithm: HashAlgorithm) -> ImageSet:
+        """Add granule digests: from the cache, and the missing ones from the database. States are those just read."""
+        known = {record.id: self.granules.get(record.id, algorithm) for record in records}
+        missing = [(algorithm.value, record.measurements.digests[algorithm]) for record in records if known[record.id] is None]
+        for fetched in await self._stores.images.find_images(missing) if missing else ():
+            self.granules.put(fetched.measurements, algorithm)
+            known[fetched.id] = fetched.measurements
+        return _image_set(replace(record, measurements=known[record.id] or record.measurements) for record in records)
 
     async def _hand_out(self, attempt: Exchange, secret: SecretInfo, sequence: int) -> Release:
         """Unwrap, seal, commit the release, and only then return. The plaintext lives in this function."""
