@@ -6,7 +6,7 @@ unwrap and seal, write the release, answer. No record, no release; an exception 
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -14,27 +14,22 @@ from typing import Any, NoReturn, TypeVar
 
 import structlog
 
-from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, digests_of, read_log, read_tree, worth_replaying
+from kbs_rim.appraisal.appraise import Case, Verdict, appraise, read_log, read_tree
 from kbs_rim.appraisal.attestation_result import EarPolicy
 from kbs_rim.appraisal.finding_catalogue import CATALOGUE
 from kbs_rim.appraisal.findings import Finding, errors_of
-from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
-from kbs_rim.appraisal.supplied_tree import TreeReading
 from kbs_rim.appraisal.tree_pack import RulePack
 from kbs_rim.errors import Conflict, MalformedEvidence, NotFound, OurFault, RefusedKey, VerifierUnavailable
 from kbs_rim.evidence.cca_token import CcaToken, parse_cca_token, reassemble
 from kbs_rim.evidence.envelope import parse_evidence
-from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.ledger.records import AppraisalRecord, ReleaseRecord, VerdictKind
 from kbs_rim.limits import Limits
-from kbs_rim.measurement.boot_plan import BootPlan
 from kbs_rim.ports import (
     Challenge,
     ChallengeOutcome,
     ChallengeStore,
     Clock,
     ImageReader,
-    ImageRecord,
     PlatformVerifier,
     RecordWriter,
     SecretInfo,
@@ -46,8 +41,8 @@ from kbs_rim.sealing.guest_key import GuestKey, SealingAlgorithm, commitment, pa
 from kbs_rim.sealing.jwe import SealedSecret, seal
 from kbs_rim.services.allowance import Allowance
 from kbs_rim.services.exchange import BusyError, Exchange, RefusedError, Release, Stage, commits_to_its_key, present
-from kbs_rim.services.replay_cache import GranuleCache, RimCache
 from kbs_rim.services.secrets import ReleaseVault
+from kbs_rim.services.trust_lookup import TrustLookup
 
 _T = TypeVar("_T")
 _log = structlog.get_logger("kbs_rim.broker")
@@ -116,8 +111,7 @@ class Broker:
         self._executor = executor
         self._observe = observe
         self._free = policy.max_concurrent
-        self.rims = RimCache(policy.limits)
-        self.granules = GranuleCache(policy.limits)
+        self._trust = TrustLookup(stores.images, stores.workloads, policy.limits)
         self._outstanding = Allowance(policy.max_outstanding, policy.challenge_lifetime)
         self._replays = Allowance(REPLAYS_ON_RECORD, policy.challenge_lifetime)
 
@@ -261,9 +255,9 @@ class Broker:
 
     async def _appraise(self, attempt: Exchange, secret: SecretInfo | None) -> Verdict:
         with Stage(attempt, "registry", self._observe):
-            candidates = await self._candidates(secret)
+            candidates = await self._trust.candidates(secret)
             tree = await self._off_loop(lambda: read_tree(present(attempt.evidence), attempt.plan, candidates, self._policy.limits))
-            images = await self._images_for(present(attempt.token), attempt.plan, tree)
+            images = await self._trust.images_for(present(attempt.token), attempt.plan, tree)
         answer = present(attempt.answer)
         case = Case(
             token=present(attempt.token),
@@ -281,7 +275,7 @@ class Broker:
             rule_packs=self._policy.rule_packs,
             limits=self._policy.limits,
             allow_test_keys=self._policy.allow_test_keys,
-            memo=self.rims,
+            memo=self._trust.rims,
         )
         with Stage(attempt, "appraise", self._observe):
             verdict = await self._off_loop(lambda: appraise(case))
@@ -289,36 +283,6 @@ class Broker:
             unknown = Finding("request.secret-unknown", "no secret of this name is registered", seen=attempt.challenge.secret)
             return replace(verdict, allowed=False, findings=(*verdict.findings, unknown))
         return verdict
-
-    async def _candidates(self, secret: SecretInfo | None) -> tuple[Candidate, ...]:
-        names = secret.workloads if secret else ()
-        records = [await self._stores.workloads.get_workload(name) for name in names]
-        return tuple(Candidate(record.workload, record.revision) for record in records if record.active)
-
-    async def _images_for(self, token: CcaToken, plan: BootPlan | None, tree: TreeReading) -> ImageSet:
-        """Fetch what the log names; granule digests, which are large, only if there is something to replay with them.
-
-        The device tree that came with the evidence is added for this appraisal alone.
-        """
-        supplied = tree.supplied.image if tree.supplied else None
-        wanted = [(algorithm.value, digest) for algorithm, digest in digests_of(plan)]
-        if not wanted:
-            return ImageSet(())
-        records = await self._stores.images.find_images(wanted, with_granules=False)
-        self.rims.drop_images(record.id for record in records if record.state is ImageState.REVOKED)
-        images = _image_set(records).with_supplied(supplied)
-        if not worth_replaying(token, plan, images):
-            return images
-        return (await self._with_granules(records, token.realm.claims.hash_algorithm)).with_supplied(supplied)
-
-    async def _with_granules(self, records: list[ImageRecord], algorithm: HashAlgorithm) -> ImageSet:
-        """Add granule digests: from the cache, and the missing ones from the database. States are those just read."""
-        known = {record.id: self.granules.get(record.id, algorithm) for record in records}
-        missing = [(algorithm.value, record.measurements.digests[algorithm]) for record in records if known[record.id] is None]
-        for fetched in await self._stores.images.find_images(missing) if missing else ():
-            self.granules.put(fetched.measurements, algorithm)
-            known[fetched.id] = fetched.measurements
-        return _image_set(replace(record, measurements=known[record.id] or record.measurements) for record in records)
 
     async def _hand_out(self, attempt: Exchange, secret: SecretInfo, sequence: int) -> Release:
         """Unwrap, seal, commit the release, and only then return. The plaintext lives in this function."""
@@ -424,10 +388,6 @@ def _seal(key: GuestKey, plaintext: bytes) -> SealedSecret:
     except Exception as error:  # noqa: BLE001 - no text of this error may go anywhere
         failure = type(error).__name__
     raise OurFault(f"the secret could not be sealed: {failure}")
-
-
-def _image_set(records: Iterable[ImageRecord]) -> ImageSet:
-    return ImageSet(RegisteredImage(record.id, record.name, record.roles, record.state, record.measurements) for record in records)
 
 
 def _sha256(data: bytes) -> str:
