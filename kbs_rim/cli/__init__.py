@@ -19,6 +19,7 @@ _NOUNS = {
     "appraisal": "Read the appraisal database.",
     "config": "Show and check the configuration.",
     "db": "Create and migrate the database.",
+    "dtb": "Show device trees, and judge them by rules.",
     "guest": "Ask for a secret, as a realm does.",
     "image": "Hash, register and revoke trusted images.",
     "log": "Read measurement logs and recompute RIMs from them.",

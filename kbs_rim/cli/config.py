@@ -54,7 +54,9 @@ def check(config: Path | None, as_json: bool) -> int:
     from kbs_rim.config import load_settings
 
     settings = load_settings(config).settings
-    problems = settings.serving_problems() + list(_unreadable(settings.document()))
+    problems = (
+        settings.serving_problems() + list(_unreadable(settings.document())) + _pack_problems(settings.appraisal.tree_rules_directory)
+    )
     if as_json:
         click.echo(json.dumps({"digest": settings.digest(), "problems": problems, "warnings": settings.warnings()}, indent=2))
     else:
@@ -64,6 +66,18 @@ def check(config: Path | None, as_json: bool) -> int:
             click.echo(f"warning: {warning}", err=True)
         click.echo(f"digest sha256:{settings.digest()}")
     return EXIT_FAILED if problems else EXIT_OK
+
+
+def _pack_problems(directory: Path | None) -> list[str]:
+    """A sentence for the first rule pack that a broker could not read."""
+    from kbs_rim.errors import ConfigurationError
+    from kbs_rim.rule_packs import load_rule_packs
+
+    try:
+        load_rule_packs(directory)
+    except ConfigurationError as error:
+        return [f"appraisal.tree_rules_directory: {error}"]
+    return []
 
 
 def _rows(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -35,6 +35,7 @@ def command() -> None:
 @click.option("--evidence", type=click.Choice(["tsm"]), default="tsm", show_default=True, help="Where evidence comes from.")
 @click.option("--simulate", is_flag=True, help="Be a simulated realm instead; its options follow after --.")
 @click.option("--vmm-log", type=_FILE, help="The VMM's log, however it reached this realm.")
+@click.option("--device-tree", type=_FILE, help="The device tree as it was loaded, for workloads that judge it by rules.")
 @click.option("--tsm-root", type=click.Path(path_type=Path, file_okay=False), help="Directory of TSM reports.", hidden=True)
 @click.option("--ccel", type=_FILE, help="The firmware's log.", hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the bare secret.")
@@ -85,7 +86,7 @@ def _source(options: dict[str, Any]) -> "EvidenceSource":
     from kbs_rim.realm.tsm import CCEL_DATA, REPORT_ROOT, ConfigfsTree, TsmEvidence
 
     tree = ConfigfsTree(options["tsm_root"] or REPORT_ROOT)
-    return TsmEvidence(tree, ccel=options["ccel"] or CCEL_DATA, vmm_log=options["vmm_log"])
+    return TsmEvidence(tree, ccel=options["ccel"] or CCEL_DATA, vmm_log=options["vmm_log"], device_tree=options["device_tree"])
 
 
 def _warn_about_transport(broker: str) -> None:

@@ -119,6 +119,9 @@ _REALM_OPTIONS: tuple[_Decorator, ...] = (
     click.option("--form", type=click.Choice(["399", "907"]), default="907", show_default=True, help="Outer CBOR tag of tokens."),
     click.option("--profile", type=click.Choice(["legacy", "2023-2023", "2023-2024", "2024-2024"]), default="2023-2023", show_default=True),
     click.option("--mec", type=click.Choice(["none", "text", "integer"]), help="Spelling of claim 44243 [default: the profile's]."),
+    click.option(
+        "--send-dtb", type=click.Choice(["none", "envelope", "log"]), default="none", show_default=True, help="Send the device tree."
+    ),
     click.option("--lie", type=_LieName(), help="Tell a lie, see --list-lies."),
 )
 
@@ -184,7 +187,7 @@ def _simulation(options: dict[str, Any]) -> "Simulation":
     from kbs_rim.realm.host_script import HostHabits
     from kbs_rim.realm.kvm_host import BuildOrder
     from kbs_rim.realm.rim_model import RmmGeneration
-    from kbs_rim.realm.simulator import Simulation, TokenStyle
+    from kbs_rim.realm.simulator import Simulation, TokenStyle, TreeDelivery
     from kbs_rim.realm.token_factory import MecSpelling, OuterForm, TokenProfile
     from kbs_rim.realm.vm_builder import LOG_STYLES, build_script
 
@@ -204,6 +207,7 @@ def _simulation(options: dict[str, Any]) -> "Simulation":
             mec=MecSpelling(options["mec"]) if options["mec"] else None,
         ),
         lie=options["lie"],
+        send_tree=TreeDelivery(options["send_dtb"]),
         extends=options["extends"],
     )
 

@@ -87,13 +87,20 @@ class RecRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeRecord:
+    """EV_NO_ACTION "DTB": a device tree, not measured by standing here. Documented, and written by no VMM yet."""
+
+    tree: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class RawRecord:
     """Bytes as they are: what a hostile host may write."""
 
     data: bytes
 
 
-LogRecord = VmRecord | CreateRecord | RipasRecord | BlobRecord | RecRecord | RawRecord
+LogRecord = VmRecord | CreateRecord | RipasRecord | BlobRecord | RecRecord | TreeRecord | RawRecord
 
 
 class LogEmitter:
@@ -134,6 +141,8 @@ class LogEmitter:
                 self._tagged(_TAG_REC_CREATE, _REC_CREATE.pack(rec.flags, rec.pc, *rec.gprs))
             case BlobRecord():
                 self._blob(record)
+            case TreeRecord(tree):
+                self._record(_EV_NO_ACTION, [(0, bytes(self.hash.size))], b"DTB".ljust(16, b"\0") + tree)
             case RawRecord(data):
                 self._parts.append(data)
 

@@ -3,14 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kbs_rim.evidence.envelope import Evidence
 from kbs_rim.evidence.tcg_log import LogKind
-from kbs_rim.realm.host_script import HostHabits, HostScript, honest_log, perform
+from kbs_rim.realm.host_script import DEVICE_TREE, HostHabits, HostScript, honest_log, perform
 from kbs_rim.realm.lies import LIES, Distortion, Lie, TokenLie
-from kbs_rim.realm.log_emitter import LogEmitter, LogRecord, LogStyle
+from kbs_rim.realm.log_emitter import LogEmitter, LogRecord, LogStyle, TreeRecord
 from kbs_rim.realm.platform_identity import PlatformIdentity
 from kbs_rim.realm.rim_model import RmmGeneration
 from kbs_rim.realm.rmm_model import RmmModel
@@ -38,6 +39,14 @@ class TokenStyle:
     mec: MecSpelling | None = None
 
 
+class TreeDelivery(StrEnum):
+    """Where the bytes of the device tree go with the evidence."""
+
+    NONE = "none"
+    ENVELOPE = "envelope"
+    LOG = "log"
+
+
 USUAL_HABITS = HostHabits()
 USUAL_TOKENS = TokenStyle()
 
@@ -54,6 +63,7 @@ class Simulation:
     tokens: TokenStyle = USUAL_TOKENS
     lie: Lie | None = None
     extends: tuple[tuple[int, bytes], ...] = ()
+    send_tree: TreeDelivery = TreeDelivery.NONE
 
 
 class SimulatedRealm:
@@ -94,6 +104,9 @@ class SimulatedRealm:
     def _write_log(self) -> bytes:
         told = self.simulation.script if self._distortion.log_of_plan else self.built
         records = self._distortion.log(honest_log(told, self.simulation.habits))
+        if self.simulation.send_tree is TreeDelivery.LOG:
+            # The area is small and zeros behind a tree say nothing: the broker puts them back.
+            records = (records[0], TreeRecord(bytes(told.load(DEVICE_TREE).data).rstrip(b"\0")), *records[1:])
         return write_log(records, self.simulation, self._distortion.log_area_size)
 
     def token(self, challenge: bytes) -> bytes:
@@ -129,8 +142,9 @@ class SimulatedRealm:
         return collection(self.simulation.tokens.form, members)
 
     def evidence(self, challenge: bytes) -> Evidence:
-        """Return token and VMM log, as the guest sends them."""
-        return Evidence(self.token(challenge), ((LogKind.VMM, self.log),))
+        """Return token and VMM log, as the guest sends them, and the device tree if it is told to."""
+        tree = bytes(self.built.load(DEVICE_TREE).data) if self.simulation.send_tree is TreeDelivery.ENVELOPE else None
+        return Evidence(self.token(challenge), ((LogKind.VMM, self.log),), tree)
 
 
 def write_log(records: Sequence[LogRecord], simulation: Simulation, area_size: int) -> bytes:

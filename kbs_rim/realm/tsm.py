@@ -194,23 +194,35 @@ def read_logs(*, ccel: Path = CCEL_DATA, vmm_log: Path | None = None, limits: Li
 
 
 def _log_at(path: Path, limits: Limits) -> bytes:
+    return _bytes_at(path, "a log", limits.log_bytes)
+
+
+def _bytes_at(path: Path, what: str, most: int) -> bytes:
     with path.open("rb") as file:
-        data = file.read(limits.log_bytes + 1)
-    if not data or len(data) > limits.log_bytes:
-        raise EvidenceUnavailable(f"{path}: a log has 1 to {limits.log_bytes} bytes")
+        data = file.read(most + 1)
+    if not data or len(data) > most:
+        raise EvidenceUnavailable(f"{path}: {what} has 1 to {most} bytes")
     return data
 
 
 class TsmEvidence:
     """Where a real realm gets its evidence from."""
 
-    def __init__(self, tree: ReportTree | None = None, *, ccel: Path = CCEL_DATA, vmm_log: Path | None = None) -> None:
-        """``vmm_log`` is a file: Linux has no interface to the VMM's log, so it comes by another channel."""
+    def __init__(
+        self, tree: ReportTree | None = None, *, ccel: Path = CCEL_DATA, vmm_log: Path | None = None, device_tree: Path | None = None
+    ) -> None:
+        """``vmm_log`` is a file: Linux has no interface to the VMM's log, so it comes by another channel.
+
+        ``device_tree`` is the tree as it was loaded; Linux has it as /sys/firmware/fdt, unless it wiped a seed in it.
+        """
         self._tree = tree or ConfigfsTree()
         self._ccel = ccel
         self._vmm_log = vmm_log
+        self._device_tree = device_tree
 
     def evidence(self, challenge: bytes) -> Evidence:
-        """Return token and logs; raise ``EvidenceUnavailable``, or ``OSError`` for a log that cannot be read."""
+        """Return token, logs and device tree; raise ``EvidenceUnavailable``, or ``OSError`` for a file that cannot be read."""
         logs = read_logs(ccel=self._ccel, vmm_log=self._vmm_log)
-        return Evidence(read_token(challenge, self._tree), logs)
+        most = DEFAULT_LIMITS.device_tree_bytes
+        tree = None if self._device_tree is None else _bytes_at(self._device_tree, "a device tree", most)
+        return Evidence(read_token(challenge, self._tree), logs, tree)
