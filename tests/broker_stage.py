@@ -327,7 +327,7 @@ def settings_of(trust: Trust, database_url: str, verifier_url: str, **sections) 
     guest = GuestListenerSettings(**section("guest", listen="127.0.0.1:0"))
     internal = InternalListenerSettings(listen="127.0.0.1:0")
     return Settings(
-        service=ServiceSettings(**section("service", shutdown_timeout_s=5)),
+        service=ServiceSettings(**section("service", shutdown_timeout_s=1)),
         http=HttpSettings(guest=guest, internal=internal),
         database=DatabaseSettings(url=database_url, **section("database")),
         challenge=ChallengeSettings(**section("challenge")),

@@ -210,9 +210,8 @@ async def test_guests_that_hang_up_give_their_places_back(start: Starter) -> Non
 
 async def test_a_request_in_flight_is_finished_before_the_end(start: Starter, logs: Logs) -> None:
     gate = Gate()
-    site = await start(verifier={"middlewares": [gate.hold]})
-    settings = site.settings
-    async with wiring.running(settings) as service:
+    site = await start(verifier={"middlewares": [gate.hold]}, service={"shutdown_timeout_s": 10})
+    async with wiring.running(site.settings) as service:
         site.services[0] = service
         exchange = site.exchange()
         offer = await site.offer(exchange)
