@@ -142,6 +142,7 @@ def _applications(
         observe=metrics.observe_stage,
     )
     guest = guest_app(broker, settings.limits, metrics, public_url=settings.http.guest.public_url or "")
+    _watch_caches(metrics, broker)
     auditor = Auditor(store.record_reader)
     internal = internal_app(
         registry=Registry(
@@ -161,6 +162,17 @@ def _applications(
         metrics=metrics,
     )
     return guest, internal
+
+
+def _watch_caches(metrics: Metrics, broker: Broker) -> None:
+    rims, granules = broker.trust.rims, broker.trust.granules
+    metrics.watch("rim_cache_entries", "RIMs held", lambda: len(rims))
+    metrics.watch("rim_cache_hits", "RIMs found since the start", lambda: rims.counts.hits)
+    metrics.watch("rim_cache_misses", "RIMs not found since the start", lambda: rims.counts.misses)
+    metrics.watch("rim_cache_dropped", "RIMs dropped for a revoked image since the start", lambda: rims.counts.dropped)
+    metrics.watch("granule_cache_bytes", "Granule digests held", lambda: granules.held_bytes)
+    metrics.watch("granule_cache_hits", "Images found since the start", lambda: granules.counts.hits)
+    metrics.watch("granule_cache_misses", "Images fetched since the start", lambda: granules.counts.misses)
 
 
 def _kek_file(settings: Settings) -> Path:

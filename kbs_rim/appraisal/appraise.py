@@ -46,6 +46,7 @@ class Case:
     """Everything one appraisal looks at. ``issued_at`` and ``at`` are seconds since the epoch.
 
     ``attestation_result`` is the verifier's compact JWS. ``device_tree`` is what ``read_tree`` gave, ``rule_packs`` are by name.
+    ``bound_workloads`` counts those that may have the secret, retired ones included; ``memo`` may remember RIMs of earlier cases.
     """
 
     token: CcaToken
@@ -64,6 +65,7 @@ class Case:
     rule_packs: Packs = field(default_factory=dict)
     allow_test_keys: bool = False
     memo: RimMemo | None = None
+    bound_workloads: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +149,14 @@ def appraise(case: Case) -> Verdict:
     common += image_findings
     opinions = _judge_workloads(case, resolved, None if errors_of(image_findings) else work)
     if not opinions:
-        common.append(Finding("policy.no-workload", "no active workload may have this secret"))
+        common.append(_nobody(case))
     return _verdict(case, tuple(common), opinions, resolved, opinion.facts)
+
+
+def _nobody(case: Case) -> Finding:
+    if case.bound_workloads:
+        return Finding("policy.workload-inactive", "every workload that may have this secret is retired", seen=str(case.bound_workloads))
+    return Finding("policy.no-workload", "no workload may have this secret")
 
 
 def _budget(limits: Limits, *, vouched_for: bool) -> int:

@@ -1,5 +1,7 @@
 """Prometheus metrics. Label values come from fixed sets, never from a request."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -22,6 +24,10 @@ class Metrics:
         self._findings = Counter("kbs_rim_findings", "Findings that refused, by id", ["finding"], registry=self.registry)
         self.legacy_rsa1_5 = Gauge("kbs_rim_legacy_rsa1_5_enabled", "1 while RSA1_5 is switched on", registry=self.registry)
         self.test_mode = Gauge("kbs_rim_test_mode_enabled", "1 while published test keys are accepted", registry=self.registry)
+
+    def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
+        """Show ``value()`` at each scrape as the gauge ``kbs_rim_<name>``."""
+        Gauge(f"kbs_rim_{name}", about, registry=self.registry).set_function(value)
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one request; ``route`` is the pattern, not the path."""

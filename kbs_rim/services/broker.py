@@ -111,7 +111,7 @@ class Broker:
         self._executor = executor
         self._observe = observe
         self._free = policy.max_concurrent
-        self._trust = TrustLookup(stores.images, stores.workloads, policy.limits)
+        self.trust = TrustLookup(stores.images, stores.workloads, policy.limits)
         self._outstanding = Allowance(policy.max_outstanding, policy.challenge_lifetime)
         self._replays = Allowance(REPLAYS_ON_RECORD, policy.challenge_lifetime)
 
@@ -255,9 +255,9 @@ class Broker:
 
     async def _appraise(self, attempt: Exchange, secret: SecretInfo | None) -> Verdict:
         with Stage(attempt, "registry", self._observe):
-            candidates = await self._trust.candidates(secret)
+            candidates = await self.trust.candidates(secret)
             tree = await self._off_loop(lambda: read_tree(present(attempt.evidence), attempt.plan, candidates, self._policy.limits))
-            images = await self._trust.images_for(present(attempt.token), attempt.plan, tree)
+            images = await self.trust.images_for(present(attempt.token), attempt.plan, tree)
         answer = present(attempt.answer)
         case = Case(
             token=present(attempt.token),
@@ -275,7 +275,8 @@ class Broker:
             rule_packs=self._policy.rule_packs,
             limits=self._policy.limits,
             allow_test_keys=self._policy.allow_test_keys,
-            memo=self._trust.rims,
+            memo=self.trust.rims,
+            bound_workloads=len(secret.workloads) if secret else 0,
         )
         with Stage(attempt, "appraise", self._observe):
             verdict = await self._off_loop(lambda: appraise(case))

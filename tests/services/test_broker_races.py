@@ -53,7 +53,7 @@ async def revoke_version(store: Store) -> None:
 
 MEDDLING = {
     "image revoked": (revoke_kernel, "rim.image-revoked"),
-    "workload retired": (retire_workload, "policy.no-workload"),
+    "workload retired": (retire_workload, "policy.workload-inactive"),
     "secret unbound": (unbind, "policy.no-workload"),
     "version erased": (revoke_version, "policy.secret-revoked"),
 }
