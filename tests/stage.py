@@ -5,7 +5,7 @@ import struct
 import time
 from dataclasses import dataclass, field, replace
 
-from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, read_log
+from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, read_log, read_tree
 from kbs_rim.appraisal.attestation_result import EarPolicy
 from kbs_rim.appraisal.ear_signature import EarKey
 from kbs_rim.appraisal.endorsement_files import parse_endorsements
@@ -23,6 +23,7 @@ from kbs_rim.realm.vm_builder import LOG_STYLES, VmDefinition, VmFiles, build_sc
 from kbs_rim.reference_verifier.app import ear_claims
 from kbs_rim.reference_verifier.signing import SigningKey
 from kbs_rim.reference_verifier.trust_vectors import appraise_token
+from kbs_rim.rule_packs import load_rule_packs
 
 ROLES = {"KERNEL": Role.KERNEL, "INITRD": Role.INITRD, "FIRMWARE": Role.FIRMWARE, "DTB": Role.DEVICE_TREE}
 
@@ -83,9 +84,20 @@ def endorsements_of(identity: PlatformIdentity) -> EndorsementStore:
     return EndorsementStore([parse_endorsements(identity.corim(), at=1_790_000_000)])
 
 
+RULE_PACKS = load_rule_packs()
+BOOTARGS = {"qemu": "console=ttyAMA0", "kvmtool": " console=hvc0 root=/dev/vda rw  console=ttyAMA0"}
+
+
+def judging_trees(vm: Vm, document: dict, **rules) -> dict:
+    """The same workload, but device trees are judged by the VMM's rule pack and none is listed."""
+    table = {"mode": "rules", "pack": "qemu-virt" if vm.vmm == "qemu" else vm.vmm, "bootargs": {"exact": [BOOTARGS[vm.vmm]]}}
+    images = [rule for rule in document["images"] if rule["role"] != "device-tree"]
+    return {**document, "images": images, "device_tree": {**table, **rules}}
+
+
 @dataclass
 class Stage:
-    """A platform, its verifier's key, registered images and one workload."""
+    """A platform, its verifier's key, registered images and one workload. ``tree_rules``: see ``judging_trees``."""
 
     vm: Vm = QEMU_KERNEL
     identity: PlatformIdentity = field(default_factory=PlatformIdentity.generate)
@@ -93,6 +105,7 @@ class Stage:
     states: dict[str, ImageState] = field(default_factory=dict)
     changes: dict = field(default_factory=dict)
     limits: Limits = DEFAULT_LIMITS
+    tree_rules: dict | None = None
     challenge: bytes = hashlib.sha512(b"challenge").digest()
     ear_change: object = None
 
@@ -104,7 +117,10 @@ class Stage:
     @property
     def workload(self) -> Workload:
         """The registered workload."""
-        return parse_workload({**self.vm.workload_document("web"), **self.changes})
+        document = self.vm.workload_document("web")
+        if self.tree_rules is not None:
+            document = judging_trees(self.vm, document, **self.tree_rules)
+        return parse_workload({**document, **self.changes})
 
     def images(self) -> ImageSet:
         """What is registered: the images of the honest VM."""
@@ -112,6 +128,7 @@ class Stage:
             RegisteredImage(image.image_id, load.name, (ROLES[load.name],), self.states.get(load.name, ImageState.ACTIVE), image)
             for load in self.vm.script.loads
             for image in [measure_image(bytes(load.data))]
+            if self.tree_rules is None or load.name != "DTB" or load.name in self.states
         )
 
     def attestation_result(self, token: bytes, at: int) -> str:
@@ -132,6 +149,8 @@ class Stage:
         token = parse_cca_token(evidence.token, self.limits)
         plan, log_findings = read_log(evidence, self.limits)
         at = int(time.time())
+        candidates = (Candidate(self.workload, 1),) if candidates is None else candidates
+        tree = read_tree(evidence, plan, candidates, self.limits)
         case = Case(
             token=token,
             plan=plan,
@@ -141,8 +160,10 @@ class Stage:
             at=at,
             attestation_result=ear or self.attestation_result(reassemble(token), at),
             ear_policy=self.policy(),
-            images=self.images(),
-            candidates=(Candidate(self.workload, 1),) if candidates is None else candidates,
+            images=self.images().with_supplied(tree.supplied.image if tree.supplied else None),
+            candidates=candidates,
+            device_tree=tree,
+            rule_packs=RULE_PACKS,
             limits=self.limits,
         )
         return appraise(case)
