@@ -152,6 +152,7 @@ def _applications(
             records=store.record_reader,
             clock=clock,
             limits=settings.limits,
+            rule_packs=packs.keys(),
         ),
         vault=SecretVault(store=store.secrets, kek=kek, clock=clock, entropy=entropy, limits=settings.limits),
         auditor=auditor,

@@ -251,6 +251,7 @@ _CONFLICT = _entries(0, "conflict", (
     ("registry.image-revoked", "The image is revoked, and that is for ever.", "Register a successor."),
     ("registry.image-differs", "The image is registered with other measurements.", "The same loaded bytes were measured differently: compare the files, one may be packed."),
     ("registry.workload-image", "The workload names an image that is not registered, is revoked or lacks the role.", "Register the image with that role first."),
+    ("registry.workload-rules", "The workload names a rule pack for device trees that this broker does not have.", "Name one that it has, or put yours into appraisal.tree_rules_directory and start the broker again."),
     ("registry.secret-exists", "The path or the key id belongs to another secret.", "Choose another one, or add a version."),
     ("registry.secret-version", "Another version was stored or revoked meanwhile.", "Look at the secret and try again."),
     ("registry.principal-exists", "The name is or was a principal's; names are never reused.", "Choose another name."),

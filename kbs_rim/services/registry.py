@@ -1,11 +1,11 @@
 """Trusted images and workloads: what administrators register, deprecate, revoke and retire."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kbs_rim.appraisal.workload import Role, Workload
-from kbs_rim.errors import InvalidDocument
+from kbs_rim.errors import Conflict, InvalidDocument
 from kbs_rim.ledger.canonical import canonical_json
 from kbs_rim.ledger.records import ChangeRecord
 from kbs_rim.limits import Limits
@@ -22,9 +22,18 @@ class Registry:
     """Changes trust, and says who did. Reading is open to auditors, changing to admins; the caller has checked that."""
 
     def __init__(
-        self, *, images: ImageWriter, workloads: WorkloadWriter, secrets: SecretReader, records: RecordReader, clock: Clock, limits: Limits
+        self,
+        *,
+        images: ImageWriter,
+        workloads: WorkloadWriter,
+        secrets: SecretReader,
+        records: RecordReader,
+        clock: Clock,
+        limits: Limits,
+        rule_packs: Collection[str] = (),
     ) -> None:
-        """``secrets`` and ``records`` are only asked what a revocation touches."""
+        """``secrets`` and ``records`` are only asked what a revocation touches; ``rule_packs`` are the names of those that there are."""
+        self._rule_packs = frozenset(rule_packs)
         self._images, self._workloads, self._secrets, self._records = images, workloads, secrets, records
         self._clock, self._limits = clock, limits
 
@@ -90,7 +99,12 @@ class Registry:
         return {"workloads": workloads, "secrets": secrets, "past_releases": releases}
 
     async def register_workload(self, workload: Workload, *, actor: str) -> WorkloadRecord:
-        """Register a revision; raise ``Conflict`` if it names an image that cannot serve."""
+        """Register a revision; raise ``Conflict`` if it names an image that cannot serve, or a rule pack that is not there."""
+        pack = workload.device_tree.pack
+        if workload.device_tree.judges and pack not in self._rule_packs:
+            known = ", ".join(sorted(self._rule_packs)) or "none"
+            message = f"{workload.name} names the rule pack {pack}, which this broker does not have; it has {known}"
+            raise Conflict("registry.workload-rules", message, expected=known, seen=pack)
         change = self._change(actor, "workload.register", workload.name, {"images": sorted(workload.image_ids)})
         return await self._workloads.add_workload(workload, change)
 
