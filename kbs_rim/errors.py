@@ -5,12 +5,16 @@
 No message of this tree may contain a secret or the bytes of a token.
 """
 
+_LONGEST_TEXT = 8000
+"""Characters. Twenty wrong keys of a workload with their reasons fit in half of it."""
+
 
 class KbsRimError(Exception):
     """Root of every error raised on purpose by kbs_rim.
 
     Messages quote what was read and what other libraries said of it. They are shown on terminals and pages and stored in logs
-    and databases, so what does not print (control characters, halves of surrogate pairs) is escaped here, for all of them.
+    and databases, so what does not print (control characters, halves of surrogate pairs) is escaped here, for all of them, and
+    what is as long as a novel is cut.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -18,9 +22,14 @@ class KbsRimError(Exception):
 
 
 def _presentable(text: str) -> str:
-    if text.isprintable():
+    if len(text) <= _LONGEST_TEXT and text.isprintable():
         return text
-    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode("ascii") for character in text)
+    # Escaping makes text longer, never shorter: what stands behind the limit cannot matter.
+    characters = text[: _LONGEST_TEXT + 1]
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii") for character in characters
+    )
+    return shown if len(shown) <= _LONGEST_TEXT else f"{shown[:_LONGEST_TEXT]}..."
 
 
 class TheirFault(KbsRimError):

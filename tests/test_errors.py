@@ -30,6 +30,13 @@ def test_what_was_expected_and_seen_is_escaped_too():
     assert (error.expected, error.seen) == (SHOWN, SHOWN)
 
 
+def test_a_novel_is_cut():
+    error = InvalidDocument("document.workload", "x" * 1_000_000, seen="y" * 8000)
+    assert str(error) == error.message == "x" * 8000 + "..."
+    assert error.seen == "y" * 8000
+    assert len(str(ConfigurationError("\x1b" * 8000))) == 8003
+
+
 def test_printable_text_stays_as_it_is():
     text = "Größe „4 KiB“ \\x1b 中 (at byte 3)"
     error = TheirFault("cbor.text", text, expected=None, seen=text)
