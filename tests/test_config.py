@@ -404,6 +404,16 @@ class TestCommand:
         (tmp_path / "jwk").write_text("{}")
         assert self.run("check", "--config", str(file))[0] == 0
 
+    def test_check_reads_the_rule_packs_as_well(self, file: Path) -> None:
+        packs = file.parent / "packs"
+        packs.mkdir()
+        (packs / "mine.toml").write_text('name = "mine"')
+        file.write_text(f'[appraisal]\ntree_rules_directory = "{packs}"\n')
+        code, out, _ = self.run("check", "--json", "--config", str(file))
+        assert code == 2
+        [problem] = [problem for problem in json.loads(out)["problems"] if "tree_rules_directory" in problem]
+        assert "mine.toml: the rule pack is not valid" in problem
+
     def test_a_broken_file_is_exit_2_with_one_line(self, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file.write_text("[verifier]\ndeadline = 1")
         with pytest.raises(SystemExit) as caught:

@@ -102,6 +102,9 @@ class TestWheel:
         expected = {f"kbs_rim/_migrations/versions/{path.name}" for path in (ROOT / "migrations" / "versions").glob("*.py")}
         assert expected, "no migrations"
         assert expected <= names
+        packs = {f"kbs_rim/_tree_rules/{path.name}" for path in (ROOT / "config" / "tree_rules").glob("*.toml")}
+        assert len(packs) == 3
+        assert packs <= names
         shared = {name.split(".data/data/")[1] for name in names if ".data/data/" in name}
         assert {"share/kbs_rim/kbs_rim.toml", *(f"share/kbs_rim/systemd/{unit.name}" for unit in UNITS)} <= shared
         assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -113,6 +116,12 @@ class TestWheel:
         assert result.returncode == 0, result.stderr
         assert result.stderr.startswith(installed["PYTHONPATH"])
         assert json.loads(result.stdout)["digest"] == Settings().digest()
+
+    def test_it_finds_its_rule_packs(self, installed: dict[str, str], tmp_path: Path) -> None:
+        tree = ROOT / "tests" / "vectors" / "vmm" / "dtb-public" / "X016-kvmtool.dtb"
+        code = f"from kbs_rim.cli import main; main(['dtb', 'check', {str(tree)!r}, '--rules', 'kvmtool'])"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=installed, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
 
     def test_it_migrates_a_database(self, installed: dict[str, str], tmp_path: Path) -> None:
         environ = installed | {"KBS_RIM__DATABASE__URL": f"sqlite:///{tmp_path}/kbs_rim.db"}

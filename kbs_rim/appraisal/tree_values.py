@@ -19,6 +19,8 @@ _PCI_WINDOW = struct.Struct(">IQQQ")
 _PCI_SPACES = {"io": 0x01000000, "memory": 0x02000000, "memory-64": 0x03000000}
 _NO_PHANDLES = (0, 0xFFFFFFFF)
 _AFFINITY_CPUS = 16
+_MOST_REGIONS = 64
+"""Of one property; GICs have three, a NUMA machine one for each node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,8 @@ def judge_value(rule: rules.ValueRule, value: bytes, scope: Scope) -> Iterator[F
 
 
 def read_regions(value: bytes) -> tuple[Range, ...] | None:
-    """Return the regions of a ``reg`` property with two cells each; None if it is no such list, or one wraps around."""
-    if not value or len(value) % _PAIR.size:
+    """Return the regions of a ``reg`` property with two cells each; None if it is no such list, a long one, or one wraps around."""
+    if not value or len(value) % _PAIR.size or len(value) > _MOST_REGIONS * _PAIR.size:
         return None
     regions = [Range.sized(*pair) for pair in _PAIR.iter_unpack(value)]
     return None if any(region.top > 1 << 64 or region.base == region.top for region in regions) else tuple(regions)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from kbs_rim.appraisal.explain import Reason, every_dialect, explain
 from kbs_rim.appraisal.registered_image import ImageSet, RegisteredImage
+from kbs_rim.appraisal.supplied_tree import read_supplied_tree
 from kbs_rim.errors import MalformedEvidence, NotFound
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.ledger.records import AppraisalRecord
@@ -74,13 +75,30 @@ class Explainer:
             return None
         wanted = [(image.algorithm.value, image.digest) for image in plan.images]
         images = ImageSet(_registered_image(item) for item in await self._images.find_images(wanted))
+        sent = await self._sent_tree(record)
         try:
-            return await self._off_loop(lambda: match_rim(plan, images, bytes.fromhex(signed), every_dialect(), self._limits))
+            return await self._off_loop(lambda: _replayed(plan, images, sent, bytes.fromhex(signed), self._limits))
         except MalformedEvidence:
+            return None
+
+    async def _sent_tree(self, record: AppraisalRecord) -> bytes | None:
+        """Return the device tree that came beside the log, if it was kept."""
+        digest = record.inputs.get("device-tree")
+        if digest is None:
+            return None
+        try:
+            return await self._auditor.get_payload(digest)
+        except NotFound:
             return None
 
     async def _off_loop(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _replayed(plan: BootPlan, images: ImageSet, sent: bytes | None, signed: bytes, limits: Limits) -> ReplayResult:
+    """Replay in every dialect, with the tree that came with the evidence as well; raise ``MalformedEvidence``."""
+    supplied = read_supplied_tree(sent, plan, limits).supplied
+    return match_rim(plan, images.with_supplied(supplied.image if supplied else None), signed, every_dialect(), limits)
 
 
 def _registered_image(record: ImageRecord) -> RegisteredImage:

@@ -17,7 +17,7 @@ from kbs_rim.evidence.envelope import (
 )
 from kbs_rim.measurement.device_tree import Node, facts_of, parse_device_tree
 from kbs_rim.measurement.device_tree_writer import cells64, text, write_device_tree
-from kbs_rim.realm.host_script import HostScript, Load
+from kbs_rim.realm.host_script import HostHabits, HostScript, Load
 from kbs_rim.realm.simulator import TreeDelivery
 from kbs_rim.realm.vm_builder import build_script
 from tests.broker_stage import SECRETS, VMS, Site, expect
@@ -181,6 +181,18 @@ async def test_attack_extra_image_beside_the_tree(site: Site) -> None:
     again = Load("BLOB", 0x4E000000, script.load("DTB").data)
     answer = await site.attempt("qemu-kernel", script=replace(script, loads=(*script.loads, again)), send_tree=ENVELOPE)
     await site.assert_refused(answer, "boot.role-repeated")
+
+
+@pytest.mark.parametrize("way", [ENVELOPE, LOG])
+async def test_a_mismatch_is_explained_with_the_tree_that_was_sent(site: Site, way: TreeDelivery) -> None:
+    """The host rounds to pages that the workload does not allow; without the tree nobody could tell."""
+    await judge_trees(site, "qemu-kernel")
+    habits = HostHabits(page_size=65536)
+    answer = await site.attempt("qemu-kernel", script=other_vm("qemu-kernel"), habits=habits, send_tree=way)
+    await site.assert_refused(answer, "rim.mismatch")
+    explained = await site.get(f"/audit/v1/appraisals/{answer.document['ticket']}/explanation", who="auditor")
+    [reason] = [reason for reason in explained["reasons"] if reason["finding"]["id"] == "rim.mismatch"]
+    assert "rmm-1.0/64k" in reason["hints"][0]
 
 
 async def test_a_workload_with_an_unknown_pack_is_refused_where_it_is_registered(site: Site) -> None:

@@ -160,3 +160,15 @@ def test_extends_move_a_register(capsys, kernel, initrd):
     assert code == 0
     assert rems[0] != "00" * 32
     assert rems[1:] == ["00" * 32] * 3
+
+
+@pytest.mark.parametrize("vmm", ["qemu", "kvmtool"])
+def test_the_device_tree_goes_where_it_is_told_to(capsys, tmp_path, kernel, initrd, vmm):
+    sent, tree, log = tmp_path / "evidence", tmp_path / "tree", tmp_path / "log"
+    for way in ("none", "envelope", "log"):
+        outputs = ("--challenge", CHALLENGE, "--evidence-out", sent, "--dtb-out", tree, "--log-out", log)
+        code, _, err = run(capsys, *vm(vmm, kernel, initrd), "--send-dtb", way, *outputs)
+        assert code == 0, err
+        evidence = parse_evidence(EVIDENCE_JSON_TYPE, sent.read_bytes())
+        assert (evidence.device_tree == tree.read_bytes()) == (way == "envelope")
+        assert (tree.read_bytes().rstrip(b"\0") in log.read_bytes()) == (way == "log")

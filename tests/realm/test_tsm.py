@@ -113,6 +113,18 @@ def test_evidence_holds_token_and_logs(kernel, tmp_path):
     assert dict(evidence.logs) == {LogKind.VMM: b"vmm log", LogKind.CC: b"firmware log"}
 
 
+def test_evidence_holds_the_device_tree_that_was_named(kernel, tmp_path):
+    tree = tmp_path / "fdt"
+    source = TsmEvidence(kernel_in(kernel, "tsm"), ccel=tmp_path / "CCEL", device_tree=tree)
+    with pytest.raises(FileNotFoundError):
+        source.evidence(CHALLENGE)
+    tree.write_bytes(b"")
+    with pytest.raises(EvidenceUnavailable, match="a device tree has 1 to"):
+        source.evidence(CHALLENGE)
+    tree.write_bytes(b"the tree")
+    assert source.evidence(CHALLENGE).device_tree == b"the tree"
+
+
 def kernel_in(kernel, name):
     kernel.root = kernel.root / name
     kernel.root.mkdir()
