@@ -281,6 +281,8 @@ def read_arm64_header(head: Buffer) -> Arm64Header | None:
 
 
 def _measurements(hashed: HashedBytes, kernel: Arm64Header | None, facts: DeviceTreeFacts | None, parts: PartsReader) -> ImageMeasurements:
+    if kernel is not None and facts is not None:
+        raise MalformedEvidence("tree.malformed", "the image is a device tree and begins like a kernel as well")
     kind = ImageKind.ARM64_IMAGE if kernel else ImageKind.DEVICE_TREE if facts else ImageKind.BLOB
     pe, volumes = parts.finish()
     size, digests = hashed.size, hashed.digests

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from kbs_rim.errors import InvalidDocument, MalformedEvidence
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import Limits
+from kbs_rim.measurement.device_tree import Node, parse_device_tree
+from kbs_rim.measurement.device_tree_writer import write_device_tree
 from kbs_rim.measurement.granules import BLOCK_SIZE, Alignment, granule_digests, lead_of
 from kbs_rim.measurement.image import Arm64Header, Compression, ImageKind, ImageMeasurements, measure_image, measure_stream
 
@@ -284,3 +286,16 @@ def test_contradicting_measurements_cannot_be_made():
             dataclasses.replace(measured, **changes)
     with pytest.raises(ValueError, match="64 bits"):
         Arm64Header(1 << 64, 0, 0)
+
+
+def test_attack_device_tree_that_begins_like_a_kernel():
+    """The Image magic fits into a gap of a tree; what such a file is depends on who looks at it."""
+    tree = write_device_tree(Node("", {}))
+    header = list(struct.unpack(">10I", tree[:40]))
+    for index in (1, 2, 3, 4):
+        header[index] += 24
+    both = struct.pack(">10I", *header) + bytes(16) + b"ARMd" + bytes(4) + tree[40:]
+    assert parse_device_tree(both).root == Node("", {})
+    with pytest.raises(MalformedEvidence, match="begins like a kernel") as refused:
+        measure_image(both)
+    assert refused.value.finding_id == "tree.malformed"
