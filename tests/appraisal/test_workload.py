@@ -48,3 +48,37 @@ def test_long_keys_and_values_are_cut():
 
 def test_terminal_escapes_in_keys_are_shown_harmlessly():
     assert r"\x1b[2J" in refusal({**LEAST, "\x1b[2J": 1})
+
+
+# Device trees ---------------------------------------------------------------------------------------------------------------
+
+WITHOUT_TREE = {**LEAST, "images": LEAST["images"][:1]}
+
+
+def test_what_was_stored_before_there_were_rules_still_means_registered_trees():
+    workload = parse_workload(LEAST)
+    assert (workload.device_tree.mode, workload.device_tree.judges) == ("registered", False)
+    assert "device-tree" in refusal(WITHOUT_TREE)
+
+
+def test_with_rules_no_tree_need_be_listed():
+    table = {"mode": "rules", "pack": "qemu-virt", "cpus": {"min": 1, "max": 4}, "bootargs": {"exact": ["quiet"]}}
+    workload = parse_workload({**WITHOUT_TREE, "device_tree": table})
+    assert workload.device_tree.judges
+    assert parse_workload(workload_document(workload)) == workload
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"mode": "rules"}, "needs the name of a rule pack"),
+        ({"mode": "rules", "pack": "../../etc/passwd"}, "device_tree.pack"),
+        ({"pack": "qemu-virt"}, 'need mode = "rules"'),
+        ({"bootargs": {"exact": ["quiet"]}}, 'need mode = "rules"'),
+        ({"allow_seeds": True}, 'need mode = "rules"'),
+        ({"mode": "generated"}, "device_tree.mode"),
+        ({"mode": "rules", "pack": "p", "bootargs": {"forbidden": ["init"]}}, "forbidden only takes away"),
+    ],
+)
+def test_tables_of_device_trees_that_would_not_do_what_they_seem_to(table, message):
+    assert message in refusal({**LEAST, "device_tree": table})
