@@ -23,6 +23,8 @@ def _entries(step: int, code: str, rows: tuple[tuple[str, str, str], ...]) -> tu
     return tuple(CatalogueEntry(id_, step, code, title, remedy) for id_, title, remedy in rows)
 
 
+# A row is an id, what happened, what to do: a table reads best with one row a line.
+# fmt: off
 _CHALLENGE = _entries(0, "challenge-refused", (
     ("challenge.unknown", "No challenge with this id was issued.", "Ask for a new challenge."),
     ("challenge.expired", "The challenge is older than its lifetime.", "Ask for a new challenge and answer it at once."),
@@ -275,6 +277,7 @@ _DOCUMENT = _entries(0, "document-refused", (
 _ACCESS = _entries(0, "access-denied", (
     ("access.role", "The caller's role does not allow this.", "Ask an administrator; auditors only read."),
 ))
+# fmt: on
 
 ENTRIES: tuple[CatalogueEntry, ...] = (
     *_CHALLENGE, *_KEY, *_ANSWER, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_IMAGE, *_ENDORSEMENT,
