@@ -37,7 +37,7 @@ class Target:
     """One parser. ``check`` reads an input and returns what it saw, which must be comparable or have a stable ``repr``.
 
     ``refusals`` are the exceptions that may leave it. ``seeds`` gives inputs to start from. The CPU bound of an input is
-    ``cpu_ms`` and ``cpu_ms_per_kib`` for each KiB, invariants included: ten times or more what honest inputs take.
+    ``cpu_ms`` and ``cpu_ms_per_kib`` for each KiB, invariants included: five times or more what honest inputs take.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Target:
     words: tuple[bytes, ...] = ()
     max_bytes: int = 4096
     cpu_ms: float = 50
-    cpu_ms_per_kib: float = 20
+    cpu_ms_per_kib: float = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Every target with its seeds: the seeds mean something, the invariants hold on them, and no outcome depends on the process."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ from tests.fuzz.examination import examine
 ROOT = Path(__file__).parents[2]
 SLOWNESS = 20
 """These tests run under coverage, beside others."""
+SWOLLEN_BYTES = 96 * 1024
+OPERATORS_OWN = {"config", "rule_pack"}
+"""TOML files of an operator: the standard library's reader takes quadratic time for a key of a hundred thousand parts."""
 DIGESTS = """
 import hashlib, itertools
 from tests.fuzz.catalogue import TARGETS
@@ -36,6 +40,19 @@ def test_seeds_hold_and_reach_what_lies_behind_the_first_check(name):
     examined = [examine(target, data[: target.max_bytes], slowness=SLOWNESS) for data in inputs]
     assert sum(one.accepted for one in examined) >= 2
     assert len(inputs) > 3
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS.keys() - OPERATORS_OWN))
+def test_swollen_inputs_take_time_in_proportion(name):
+    """What takes twice as long for each byte more shows in inputs that are larger than a fuzzer's."""
+    chance = random.Random(name)
+    seeds = list(TARGETS[name].seeds())
+    for _ in range(6):
+        seed = chance.choice(seeds)
+        start = chance.randrange(len(seed) + 1)
+        piece = seed[start : start + chance.choice((1, 2, 8, 40, 400))]
+        swollen = seed[:start] + piece * (SWOLLEN_BYTES // max(1, len(piece))) + seed[start:]
+        examine(TARGETS[name], swollen, slowness=SLOWNESS / 5, twice=False)
 
 
 def test_outcomes_do_not_depend_on_the_process():

@@ -101,9 +101,9 @@ def composed_program(data: bytes) -> bytes:
 
 
 def composed_volume(data: bytes) -> bytes:
-    """Return a firmware file: pages of code, then volumes whose headers add up to zero."""
+    """Return a firmware file: pages of code, then up to 16 volumes whose headers add up to zero."""
     file = bytes(4096 * (data[1] % 4 if len(data) > 1 else 0))
-    for at in range(2, len(data), 8):
+    for at in range(2, min(len(data), 2 + 8 * 16), 8):
         size, header_size = struct.unpack("<IB", data[at : at + 5].ljust(5, b"\0"))
         header = bytearray(max(56, 2 * (header_size % 64)))
         struct.pack_into("<32xQ4s4xH5xB", header, 0, size % 0x8000, b"_FVH", len(header), 2)
@@ -190,5 +190,6 @@ TARGETS = (
         refusals=(InvalidDocument,),
         words=(b'"op":', b'"realm_create"', b'"page_seed":', b"4096", b'"note":"', b"\\u001b"),
         max_bytes=8192,
+        cpu_ms_per_kib=40,
     ),
 )
