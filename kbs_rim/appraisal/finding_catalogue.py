@@ -96,7 +96,7 @@ _TOKEN = _entries(2, "realm-token-refused", (
     ("platform.signature", "The platform token's signature does not verify under the given key.", "Wrong CPAK, or the token is forged."),
 ))
 _PLATFORM = _entries(3, "platform-refused", (
-    ("platform.not-judged", "The platform could not be judged.", "The findings of the earlier steps say why."),
+    ("platform.not-judged", "The platform could not be judged.", "Other findings say why. If there are none, the verifier gave no answer: the broker's log has the reason beside the ticket, and /readyz says whether it is back."),
     ("verifier.malformed", "The verifier's answer is not an attestation result that we can read.", "Check the verifier's version and URL."),
     ("verifier.algorithm", "The attestation result is signed with an algorithm that is not allowed.", "See verifier.algorithms in the configuration."),
     ("verifier.signature", "The attestation result is not signed by a key that we trust.", "Pin the verifier's key; if it was rotated, pin the new one."),
@@ -109,12 +109,12 @@ _PLATFORM = _entries(3, "platform-refused", (
     ("verifier.stale", "The attestation result is too old.", "Check both clocks."),
     ("verifier.future", "The attestation result is from the future.", "Check both clocks."),
     ("verifier.nonce", "The attestation result is about another session.", "An old result was replayed, or a proxy mixed up sessions."),
-    ("verifier.submods", "The attestation result lacks a part that must be there, or has one that must not.", "Early failures come as one part named ARM_CCA; look at the verifier's log."),
+    ("verifier.submods", "The attestation result lacks a part that must be there, or has one that must not.", "One part named ARM_CCA means that the verifier gave up early, mostly because it has no trust anchor for this platform: facts.platform.claims.problem of the record says what it said. Endorse the platform."),
     ("verifier.status", "The verifier does not affirm the platform.", "Look at the trust vector in the record; provision reference values and trust anchors."),
     ("verifier.realm-status", "The verifier's opinion of the realm is worse than allowed.", "Only affirming, or warning for lack of reference values, is accepted."),
     ("verifier.vector", "The trust vector is missing, unknown or reports a malfunction.", "Look at the verifier's log."),
     ("verifier.policy-id", "The verifier applied an appraisal policy that is not allowed.", "See verifier.appraisal_policy_ids in the configuration."),
-    ("verifier.evidence-mismatch", "The verifier read other claims in the token than we did.", "Nothing honest causes this: the token was built to be read in two ways."),
+    ("verifier.evidence-mismatch", "The verifier read other claims in the token than we did.", "If both readings are shown, nothing honest causes this: the token was built to be read in two ways. If the verifier did not say what it read, it gave up early (see verifier.submods) or reports no claims."),
     ("platform.lifecycle", "The platform is not in a life cycle state that is allowed.", "A platform in debug state cannot protect a realm."),
     ("platform.implementation", "The platform's implementation id is not allowed.", "Allow it in the workload, or refuse the machine."),
     ("platform.instance", "The platform's instance id is not allowed.", "Allow it in the workload, or refuse the machine."),
@@ -160,7 +160,7 @@ _RIM = _entries(5, "measurement-refused", (
     ("rim.image-alignment", "The image lies at an offset within a page for which no granule digests are registered.", "Load it page aligned; granule digests are registered for page aligned images and for kvmtool's initrd."),
     ("rim.overlap", "The log populates one granule twice, which no RMM does.", "The log is not of this realm."),
     ("rim.dialects", "No dialect of the replay is both allowed and possible within the limits.", "Look at the workload's rmm table and at limits.replay_granules."),
-    ("rim.not-judged", "The RIM could not be recomputed.", "The findings of the earlier steps say why."),
+    ("rim.not-judged", "The RIM could not be recomputed.", "The other findings of this step and of the earlier ones say why."),
     ("rim.mismatch", "No allowed replay of the log gives the RIM that the RMM signed.", "The host did something that is not in the log, or loaded other bytes."),
 ))
 _BOOT = _entries(6, "boot-plan-refused", (
