@@ -78,5 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         click.echo(f"kbs-rim: {error}", err=True)
         sys.exit(EXIT_FAILED)
     except OSError as error:
-        click.echo(f"kbs-rim: {error.filename or 'input'}: {error.strerror or error}", err=True)
+        about = f"{error.filename}: " if error.filename else ""
+        click.echo(f"kbs-rim: {about}{error.strerror or error}", err=True)
         sys.exit(EXIT_FAILED)

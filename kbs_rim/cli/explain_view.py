@@ -78,7 +78,8 @@ def _print_reason(reason: dict[str, Any]) -> None:
     for hint in reason["hints"]:
         click.echo(f"  - {hint}")
     for near in reason["nearest"]:
-        size = "same size" if near["size_difference"] == 0 else f"the log's is {near['size_difference']:+d} bytes"
+        more = near["size_difference"]
+        size = f"{abs(more)} bytes {'smaller' if more > 0 else 'larger'} than the log's" if more else "same size"
         click.echo(f"  near: {near['name']} ({near['state']}, {size}) {near['id']}")
 
 

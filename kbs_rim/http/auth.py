@@ -23,7 +23,9 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     if scheme.lower() == "bearer" and 0 < len(token) <= _MAX_TOKEN_LENGTH:
         principal = await request.app[PRINCIPALS].authenticate(token)
     if principal is None:
-        raise web.HTTPUnauthorized(text="Send a live bearer token.", headers={"WWW-Authenticate": 'Bearer realm="kbs_rim"'})
+        raise web.HTTPUnauthorized(
+            text="No live bearer token: it is missing, wrong, expired or revoked.", headers={"WWW-Authenticate": 'Bearer realm="kbs_rim"'}
+        )
     if request.method not in ("GET", "HEAD") and principal.role is not PrincipalRole.ADMIN:
         raise Forbidden("access.role", f"{principal.name} is an {principal.role.value} and cannot change anything")
     request[PRINCIPAL] = principal
