@@ -28,6 +28,7 @@ from kbs_rim.appraisal.workload import Role, parse_workload
 from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, encode_evidence_json
 from kbs_rim.limits import DEFAULT_LIMITS, MIB
 from kbs_rim.measurement.image import measure_image
+from kbs_rim.observability import configure_logging
 from kbs_rim.ports import Challenge, VerifierAnswer
 from kbs_rim.realm.platform_identity import PlatformIdentity
 from kbs_rim.realm.simulator import SimulatedRealm, Simulation
@@ -175,6 +176,7 @@ async def measure(title: str, sizes: tuple[int, int]) -> None:
 
 async def main() -> None:
     """Measure every setting."""
+    configure_logging("error", "console")
     for title, sizes in SIZES.items():
         await measure(title, sizes)
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from kbs_rim.cli.admin_client import connect, connected, print_json, print_table
+from kbs_rim.cli.explain_view import verifier_problem
 
 
 @click.group(name="appraisal")
@@ -58,6 +59,8 @@ def show(ticket: str, url: str, token_file: Path | None, ca_file: Path | None, *
         "platform": facts.get("instance_id"),
         "record": answer["digest"],
     }
+    if problem := verifier_problem(facts):
+        overview["verifier says"] = problem
     print_table("", ("", ""), overview.items())
     rows = (
         (item["step"], item["severity"], item["id"], item["message"], item.get("expected"), item.get("seen")) for item in record["findings"]

@@ -7,6 +7,7 @@ import click
 
 from kbs_rim.cli.admin_client import AdminClient
 from kbs_rim.errors import InvalidDocument, MalformedEvidence
+from kbs_rim.evidence.printable import printable
 
 _MAX_LISTED = 10
 
@@ -53,10 +54,18 @@ def _difference(client: AdminClient, reason: dict[str, Any], file: Path, image: 
     return {**result, "differing": difference.count, "compared": difference.compared, "granules": granules}
 
 
+def verifier_problem(facts: dict[str, Any]) -> str | None:
+    """Return what the external verifier complains of in its own words, fit for a terminal; None if it does not."""
+    problem = facts.get("platform", {}).get("claims", {}).get("problem")
+    return printable(str(problem)) if problem else None
+
+
 def print_explanation(answer: dict[str, Any]) -> None:
     """Print an explanation as text."""
     record = answer["appraisal"]
     click.echo(f"{record['verdict']}: secret {record['secret'] or 'unknown'}, workload {record['workload'] or 'none'}, {record['at']}")
+    if problem := verifier_problem(record["facts"]):
+        click.echo(f"The verifier says: {problem}")
     if not answer["reasons"]:
         click.echo("Nothing was refused.")
     for reason in answer["reasons"]:

@@ -78,6 +78,8 @@ def _exchange(broker: str, key: str, key_type: str) -> "Exchange":
 def _source(options: dict[str, Any]) -> "EvidenceSource":
     arguments: Sequence[str] = options["simulate_arguments"]
     if options["simulate"]:
+        if options["vmm_log"] or options["device_tree"]:
+            raise click.UsageError("--vmm-log and --device-tree are for a real realm; a simulated one sends its own (--send-dtb after --)")
         from kbs_rim.cli.simulate import realm_from_arguments
 
         return realm_from_arguments(arguments)

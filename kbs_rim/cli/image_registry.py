@@ -28,7 +28,7 @@ def _pair(_context: click.Context, _parameter: click.Parameter, values: tuple[st
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--name", required=True, help="What people call it.")
 @click.option(
     "--role",
@@ -51,7 +51,7 @@ def add(
     *,
     as_json: bool,
 ) -> None:
-    """Hash FILE here and register it. A gzip'd kernel is registered as the VMM loads it: unpacked."""
+    """Hash FILE (- reads stdin) here and register it. A gzip'd kernel is registered as the VMM loads it: unpacked."""
     client = connect(url, token_file, ca_file)
     measured = _measure(file)
     document = {"name": name, "roles": list(roles), "measurements": measured.to_document(), "provenance": provenance}
@@ -138,7 +138,8 @@ def _measure(file: Path) -> "ImageMeasurements":
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(f"hashing {file.name}", total=file.stat().st_size)
+        size = None if str(file) == "-" else file.stat().st_size
+        task = progress.add_task(f"hashing {file.name}", total=size)
         return measure_file(file, progress=lambda count: progress.update(task, advance=count))
 
 

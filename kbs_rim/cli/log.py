@@ -74,8 +74,8 @@ def show(file: Path, kind: str | None, numbering: str | None, registers: bool, a
 def diff(before: Path, after: Path, kind: str | None, numbering: str | None, as_json: bool) -> int:
     """Print what differs between the logs of two boots, BEFORE and AFTER, register by register: + added, - removed, ~ changed.
 
-    Digests are compared, and not what records say: that is not measured. Exit 0 if nothing differs, 1 if something does, 2 if the
-    logs cannot be compared.
+    Digests are compared, and not what records say: that is not measured. In a VMM's log the records themselves are compared: they are
+    the operations that the RIM measures. Exit 0 if nothing differs, 1 if something does, 2 if the logs cannot be compared.
     """
     from kbs_rim.cli import log_diff, log_view
     from kbs_rim.errors import MalformedEvidence

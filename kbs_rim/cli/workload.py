@@ -1,6 +1,7 @@
 """``kbs-rim workload``: register and retire workloads."""
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @connected
 def add(file: Path, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
-    """Register the workload in FILE (TOML or JSON); a name that exists gets a new revision."""
+    """Register the workload in FILE (TOML or JSON; - reads stdin); a name that exists gets a new revision."""
     answer = connect(url, token_file, ca_file).send("POST", "/admin/v1/workloads", _read(file))
     if as_json:
         print_json(answer)
@@ -29,7 +30,7 @@ def add(file: Path, url: str, token_file: Path | None, ca_file: Path | None, *, 
 
 
 @command.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every default written out.")
 def check(file: Path, *, as_json: bool) -> None:
     """Validate FILE without a broker."""
@@ -86,8 +87,9 @@ def retire(name: str, url: str, token_file: Path | None, ca_file: Path | None, *
 
 
 def _read(file: Path) -> Any:
-    data = file.read_bytes()
+    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    is_json = file.suffix != ".toml" if str(file) != "-" else data.lstrip()[:1] == b"{"
     try:
-        return tomllib.loads(data.decode()) if file.suffix == ".toml" else json.loads(data)
+        return json.loads(data) if is_json else tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidDocument("document.workload", f"{file}: {error}") from None

@@ -1,7 +1,8 @@
 """What differs between the logs of two boots: events that came, went, or have another digest, register by register.
 
 Events are one and the same if type and digests are: event data are not measured, and addresses in them change from boot to
-boot. Work is bounded by ``limits.log_changes``: registers that differ in more are reported as different from there on.
+boot. A VMM's log is the exception: its records are the operations that the RIM measures. Work is bounded by
+``limits.log_changes``: registers that differ in more are reported as different from there on.
 """
 
 from array import array
@@ -11,7 +12,7 @@ from enum import StrEnum
 
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence import tcg_names as names
-from kbs_rim.evidence.event_log import Content, EventLog, ImaTemplate, MeasuredEvent, TcgContent
+from kbs_rim.evidence.event_log import Content, EventLog, ImaTemplate, MeasuredEvent, RegisterKind, TcgContent
 from kbs_rim.evidence.ima_template import decode_entry
 from kbs_rim.evidence.tcg_structures import parse_image_load, parse_tagged_event, parse_variable
 from kbs_rim.limits import DEFAULT_LIMITS, Limits
@@ -59,9 +60,15 @@ def diff_logs(before: EventLog, after: EventLog, limits: Limits = DEFAULT_LIMITS
 
 
 def _identity(event: MeasuredEvent, algorithms: Sequence[int]) -> object:
+    """What makes two events one: type and digests, or type and content where nothing is hashed.
+
+    In a VMM's log both count: the RMM measures the operations that the records tell of (addresses, registers, parameters), and
+    most records have no digest at all.
+    """
     if not event.measured:
         return event.type_name, event.content
-    return event.type_name, tuple(event.digests.get(identifier) for identifier in algorithms)
+    digests = tuple(event.digests.get(identifier) for identifier in algorithms)
+    return (event.type_name, event.content, digests) if event.register_kind is RegisterKind.RIM else (event.type_name, digests)
 
 
 def _gaps(

@@ -215,3 +215,20 @@ def test_contents_of_a_cel_are_paired_by_type():
         return EventLog(LogFormat.CEL_TLV, RegisterKind.PCR, (event,))
 
     assert summary(diff_logs(vendor(b"1"), vendor(b"2"))) == [("changed", 0, 0)]
+
+
+def test_of_a_vmm_log_the_records_themselves_are_compared():
+    """The RMM measures what the records say; most of them have no digest."""
+    from stage import Stage
+
+    from kbs_rim.evidence.event_log import event_log_from_tcg
+    from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
+    from kbs_rim.realm.lies import Lie
+    from kbs_rim.realm.simulator import SimulatedRealm
+
+    stage = Stage()
+    logs = [SimulatedRealm(stage.simulation(**told)).log for told in ({}, {}, {"lie": Lie.PC_OFF_ENTRY})]
+    first, same, moved = (event_log_from_tcg(parse_tcg_log(log, LogKind.VMM)) for log in logs)
+    assert diff_logs(first, same) == ()
+    (change,) = diff_logs(first, moved)
+    assert (change.change, change.register) == (Change.CHANGED, 0)
