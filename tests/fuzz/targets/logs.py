@@ -154,7 +154,8 @@ def check_event(data: bytes) -> object:
         event_type, content = int.from_bytes(data[2:6], "little"), data[6:]
     event = TcgEvent(0, 0, 0, event_type, {}, content)
     described = _described(event, kind)
-    return Judged(f"{event.type_name}: {'refused' if isinstance(described, str) else 'read'}", described)
+    name = event.type_name if event_type in names.EVENT_TYPES else "another type"
+    return Judged(f"{name}: {'refused' if isinstance(described, str) else 'read'}", described)
 
 
 def event_seeds() -> Iterable[bytes]:

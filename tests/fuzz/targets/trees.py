@@ -72,7 +72,7 @@ def check_bootargs(data: bytes) -> object:
         parameters = [str(parameter) for parameter in parse_command_line(text).parameters]
         require("console=ttyAMA0" in parameters, "what is required is there")
         require(not any(name.startswith(("rd.break", "rd.shell")) for name in parameters), "what is forbidden is not")
-    return Judged("allowed" if not objections else objections[0].message.partition("'")[0], objections)
+    return Judged(f"{min(len(objections), 4)} objections", objections)
 
 
 def bootargs_seeds() -> Iterable[bytes]:
