@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import cbor2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from kbs_rim.evidence import base64url
@@ -158,6 +158,9 @@ async def test_odd_headers_do_no_harm(site: Site, logs: Logs, name: str, value: 
     if header == "Expect":
         value = "100-continue"
     url = f"{site.guest_url()}/keys/v1/key/qemu-kernel"
-    answer = await site.call("POST", url, data=b"{}", headers={"Content-Type": "application/json", header: value.strip()})
+    try:
+        answer = await site.call("POST", url, data=b"{}", headers={"Content-Type": "application/json", header: value.strip()})
+    except ValueError:
+        reject()  # our client does not send such a header
     assert answer.status in (400, 415), answer
     assert_no_error(logs)
