@@ -77,6 +77,10 @@ class InvalidDocument(TheirFault):
     """An administrator's document (workload, image record, reference values) that does not validate."""
 
 
+class RefusedSource(TheirFault):
+    """A package, repository, archive or layout that images were to be taken from: damaged, not what it claims, or not safe to read."""
+
+
 class NotFound(TheirFault):
     """A named thing does not exist, or the caller may not know whether it exists."""
 

@@ -241,6 +241,27 @@ _IMAGE = _entries(0, "image-refused", (
     ("image.gzip", "The gzip'd kernel is damaged.", "Fetch it again."),
     ("image.pe", "The PE file is damaged, or built in a way that firmware refuses.", "Fetch it again; a file that firmware does not load is never measured."),
 ))
+_SOURCE = _entries(0, "source-refused", (
+    ("source.archive", "An archive is damaged, or uses what no honest package needs: sparse files, contradicting sizes, names that lead out of it.", "Fetch it again from where it is signed; if it stays so, somebody made it by hand."),
+    ("source.name-twice", "An archive holds two files of one name.", "Which of them a system would boot depends on who unpacks it: find out who made it."),
+    ("source.compressed", "Compressed data is damaged, cut off, or needs more memory than is allowed.", "Fetch it again."),
+    ("source.too-large", "An archive unpacks to more than is allowed, or has too many files.", "It may be made to exhaust the machine; compare its size with what its author states."),
+    ("source.package", "A file is no Debian package as deb(5) describes it.", "Fetch it again, from its repository."),
+    ("source.package-differs", "A package is not the one that the signed index names: its size, digest, name or version is another.", "The mirror or the way to it changed it; fetch it from another one and look into it."),
+    ("source.package-unknown", "The signed indexes of the source do not have this package, or not this version.", "Name one of the versions that the message lists."),
+    ("source.signature", "No allowed key of the keyring has signed the release file, or a signature of it is bad.", "Check keyring and signed_by of the source; never fetch around it."),
+    ("source.expired", "The release file is out of date, or from the future.", "The mirror is stale or somebody replays an old state; use another mirror, and check the clock."),
+    ("source.rollback", "The release file is older than one that was seen before from this source.", "The mirror is behind, or somebody replays an old state with its known holes."),
+    ("source.identity", "The release file is signed, but is of another suite, origin or architecture than the source names.", "The mirror hands out another suite's index; check the source's suite and origin."),
+    ("source.release", "The signed release file is malformed, or lists no SHA-256 of what is needed.", "The source is not an archive that can be followed; ask its maintainers."),
+    ("source.index-differs", "A package index is not the one that the signed release file lists.", "The mirror was updated meanwhile or changed it; try again, then use another mirror."),
+    ("source.index", "A package index is signed but malformed.", "Ask the maintainers of the source."),
+    ("source.oci", "The folder is no OCI image layout that can be read.", "Export the image anew, for example by skopeo copy ... oci:DIR."),
+    ("source.oci-digest", "A manifest, index or layer is not what its digest says.", "The layout is damaged or was changed; export it anew."),
+    ("source.nothing", "Nothing that boots was found, or nothing that the patterns select.", "List what there is with --dry-run --all, and choose with --match and --role."),
+    ("source.unexpected", "What was found is not the image that the manifest or the proposal names.", "The source changed; look at what it has now before you trust it."),
+    ("source.file", "A file or folder cannot be taken as a source: it is a link, a device, or changed while it was read.", "Name a regular file or a real folder."),
+))
 _UNKNOWN = _entries(0, "not-found", (
     ("registry.image-unknown", "No image with this id is registered.", "Register it, or list the images."),
     ("registry.workload-unknown", "No workload of this name, or no such revision of it, is registered.", "Register it, or list the workloads."),
@@ -272,6 +293,7 @@ _DOCUMENT = _entries(0, "document-refused", (
     ("document.member", "The body of a request lacks a member, or has one that is not read.", "See docs/administrator.md for the members."),
     ("document.value", "A value of a request is not written as it must be.", "Write it in base64url without padding."),
     ("document.vm", "A VM cannot be built as its definition says.", "The message names what to change."),
+    ("document.sources", "The file of image sources, the manifest of images or the file of proposals is not valid.", "The message names the key; docs/image-sources.md has the format."),
     ("document.operations", "The file of RMM operations is not valid.", "The message names the case, the operation and the key."),
 ))
 _ACCESS = _entries(0, "access-denied", (
@@ -280,7 +302,7 @@ _ACCESS = _entries(0, "access-denied", (
 # fmt: on
 
 ENTRIES: tuple[CatalogueEntry, ...] = (
-    *_CHALLENGE, *_KEY, *_ANSWER, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_IMAGE, *_ENDORSEMENT,
+    *_CHALLENGE, *_KEY, *_ANSWER, *_REQUEST, *_ENVELOPE, *_CBOR, *_TOKEN, *_PLATFORM, *_LOG, *_PLAN, *_RIM, *_BOOT, *_TREE, *_REM, *_POLICY, *_IMAGE, *_SOURCE, *_ENDORSEMENT,
     *_UNKNOWN, *_CONFLICT, *_DOCUMENT, *_ACCESS,
 )  # fmt: skip
 CATALOGUE = MappingProxyType({entry.id: entry for entry in ENTRIES})

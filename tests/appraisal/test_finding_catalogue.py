@@ -12,7 +12,7 @@ from kbs_rim.appraisal.findings import Finding, Severity, errors_of
 from kbs_rim.errors import MalformedEvidence
 
 ROOT = Path(__file__).parent.parent.parent
-RAISERS = {"Conflict", "Finding", "Forbidden", "InvalidDocument", "MalformedEvidence", "NotFound", "RefusedKey", "UnopenableSecret"}
+RAISERS = {"Conflict", "Finding", "Forbidden", "InvalidDocument", "MalformedEvidence", "NotFound", "RefusedKey", "RefusedSource", "UnopenableSecret"}
 
 
 def _ids_used():
