@@ -239,6 +239,7 @@ _IMAGE = _entries(0, "image-refused", (
     ("image.too-large", "The image file, or what it unpacks to, is larger than the limit.", "See limits.image_bytes and limits.gunzip_bytes."),
     ("image.truncated", "The image does not have the length that was announced.", "The file changed while it was read, or the transfer was cut; hash it again."),
     ("image.gzip", "The gzip'd kernel is damaged.", "Fetch it again."),
+    ("image.kernel", "The file is no kernel that a VMM can start: neither an arm64 Linux Image nor one packed with gzip.", "Give the Image itself; an EFI zboot file or a UKI is started by firmware."),
     ("image.pe", "The PE file is damaged, or built in a way that firmware refuses.", "Fetch it again; a file that firmware does not load is never measured."),
 ))
 _SOURCE = _entries(0, "source-refused", (
@@ -293,6 +294,9 @@ _DOCUMENT = _entries(0, "document-refused", (
     ("document.member", "The body of a request lacks a member, or has one that is not read.", "See docs/administrator.md for the members."),
     ("document.value", "A value of a request is not written as it must be.", "Write it in base64url without padding."),
     ("document.vm", "A VM cannot be built as its definition says.", "The message names what to change."),
+    ("document.vm-arguments", "The arguments of a VMM cannot be read, or ask for something that is not modelled.", "The message names the option and what to write instead; docs/calculator.md has the list."),
+    ("document.vmm-profile", "The VMM profile is not valid.", "The message names the key; docs/calculator.md has the format."),
+    ("document.host", "The host capabilities are not valid, or lack something that the VM needs.", "The message names the key; docs/calculator.md has the format."),
     ("document.sources", "The file of image sources, the manifest of images or the file of proposals is not valid.", "The message names the key; docs/image-sources.md has the format."),
     ("document.operations", "The file of RMM operations is not valid.", "The message names the case, the operation and the key."),
 ))
