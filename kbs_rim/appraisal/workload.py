@@ -7,9 +7,13 @@ as integers or as hexadecimal text (``"0x40000000"``).
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from kbs_rim.appraisal.bootargs import BootargsRules
+from kbs_rim.appraisal.rule_values import LOADED_ROLES, U64, Hash, Hex, ImageId, Rules
+from kbs_rim.appraisal.rule_values import Bounds as Bounds  # noqa: PLC0414 - re-exported: part of a workload
+from kbs_rim.appraisal.rule_values import Role as Role  # noqa: PLC0414 - re-exported: part of a workload
+from kbs_rim.appraisal.runtime_workload import RuntimeRules
 from kbs_rim.errors import InvalidDocument
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.printable import printable
@@ -21,58 +25,8 @@ _SHOWN_PROBLEMS = 20
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
-def _integer(value: Any) -> Any:
-    if isinstance(value, str) and value.lower().startswith("0x"):
-        return int(value, 16)
-    return value
-
-
-def _hash_algorithm(value: Any) -> Any:
-    return HashAlgorithm.from_name(value) if isinstance(value, str) else value
-
-
-U64 = Annotated[int, BeforeValidator(_integer), Field(ge=0, lt=1 << 64)]
-Hash = Annotated[HashAlgorithm, BeforeValidator(_hash_algorithm)]
-ImageId = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-Hex = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2})+$", to_lower=True)]
-
-
-class Role(StrEnum):
-    """What an image is to the realm that loads it."""
-
-    KERNEL = "kernel"
-    INITRD = "initrd"
-    FIRMWARE = "firmware"
-    DEVICE_TREE = "device-tree"
-
-
-class _Rules(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_enum_values=False)
-
-
-class Bounds(_Rules):
-    """An inclusive range."""
-
-    min: U64
-    max: U64
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError("min is larger than max")
-        return self
-
-    @property
-    def exact(self) -> bool:
-        """True if only one value is allowed."""
-        return self.min == self.max
-
-    def __contains__(self, value: object) -> bool:
-        return isinstance(value, int) and self.min <= value <= self.max
-
-
-class ImageRule(_Rules):
-    """Which images may play a role, and where they may lie (any place in RAM if ``addresses`` is empty)."""
+class ImageRule(Rules):
+    """Which images the VMM may load in a role, and where they may lie (any place in RAM if ``addresses`` is empty)."""
 
     role: Role
     images: Annotated[tuple[ImageId, ...], Field(min_length=1)]
@@ -80,7 +34,7 @@ class ImageRule(_Rules):
     addresses: tuple[Bounds, ...] = ()
 
 
-class EntryRules(_Rules):
+class EntryRules(Rules):
     """How the first vCPU starts: at the start of which image, and with what in x0.
 
     ``device-tree``: the address of the measured tree (arm64 Linux boot protocol, kvmtool firmware). ``zero``: QEMU firmware.
@@ -90,7 +44,7 @@ class EntryRules(_Rules):
     x0: Literal["device-tree", "zero"] = "device-tree"
 
 
-class DeviceTreeRules(_Rules):
+class DeviceTreeRules(Rules):
     """Which device trees are good. ``registered``: those that ``images`` lists, byte for byte.
 
     ``rules``: also any other whose bytes come with the evidence, if the rule pack ``pack``, ``bootargs`` and ``cpus`` allow all that
@@ -117,7 +71,7 @@ class DeviceTreeRules(_Rules):
         return self.mode == "rules"
 
 
-class RmmRules(_Rules):
+class RmmRules(Rules):
     """Which replays are acceptable: RMM versions, hash algorithms, page roundings and operation orders."""
 
     versions: Annotated[tuple[RmmVersion, ...], Field(min_length=1)] = (RmmVersion.V1_0, RmmVersion.V2_0)
@@ -126,7 +80,7 @@ class RmmRules(_Rules):
     orders: Annotated[tuple[Order, ...], Field(min_length=1)] = (Order.LOG, Order.RIPAS_LAST)
 
 
-class ParameterRules(_Rules):
+class ParameterRules(Rules):
     """Bounds of the realm parameters, in real counts (not RMI encodings). A feature not allowed here must be off."""
 
     ipa_bits: Bounds = Bounds(min=32, max=48)
@@ -140,7 +94,7 @@ class ParameterRules(_Rules):
     device_assignment: bool = False
 
 
-class MemoryRules(_Rules):
+class MemoryRules(Rules):
     """RAM as one range: where it starts and how large it may be, in bytes."""
 
     base: U64
@@ -153,15 +107,16 @@ class MemoryRules(_Rules):
         return self
 
 
-class RealmRules(_Rules):
+class RealmRules(Rules):
     """Values of the realm token that the RIM does not cover.
 
     ``rpv``: ``"zero"``, ``"any"`` (then it decides nothing) or hex of up to 64 bytes, zero padded. ``rems``: for each of
-    REM0-3 ``"zero"`` or a list of allowed values in hex. ``memory_encryption``: ``"private"`` demands claim 44243 to say so.
+    REM0-3 ``"zero"``, a list of allowed values in hex, or ``"log"``: then the logs and rules of the table ``runtime`` explain it, and
+    nothing else does. ``memory_encryption``: ``"private"`` demands claim 44243 to say so.
     """
 
     rpv: Literal["zero", "any"] | Hex = "zero"
-    rems: tuple[Literal["zero"] | tuple[Hex, ...], ...] = ("zero", "zero", "zero", "zero")
+    rems: tuple[Literal["zero", "log"] | tuple[Hex, ...], ...] = ("zero", "zero", "zero", "zero")
     memory_encryption: Literal["any", "private"] = "any"
     legacy_profile: bool = False
 
@@ -169,11 +124,16 @@ class RealmRules(_Rules):
     def _shape(self) -> Self:
         if len(self.rems) != 4:
             raise ValueError("rems has one entry for each of REM0 to REM3")
-        if any(rule != "zero" and not rule for rule in self.rems):
+        if any(not rule for rule in self.rems):
             raise ValueError('an empty list of REM values would allow nothing; write "zero" or a value')
         if self.rpv not in ("zero", "any") and len(self.rpv) > 128:
             raise ValueError("rpv is at most 64 bytes")
         return self
+
+    @property
+    def logged(self) -> tuple[int, ...]:
+        """Numbers of the REMs that logs explain."""
+        return tuple(number for number, rule in enumerate(self.rems) if rule == "log")
 
 
 class Lifecycle(StrEnum):
@@ -188,7 +148,7 @@ class Lifecycle(StrEnum):
     DECOMMISSIONED = "decommissioned"
 
 
-class PlatformRules(_Rules):
+class PlatformRules(Rules):
     """Which platforms may run the realm. Empty lists of ids allow every id that the verifier affirms."""
 
     lifecycle: Annotated[tuple[Lifecycle, ...], Field(min_length=1)] = (Lifecycle.SECURED,)
@@ -196,7 +156,7 @@ class PlatformRules(_Rules):
     instance_ids: tuple[Hex, ...] = ()
 
 
-class Workload(_Rules):
+class Workload(Rules):
     """One acceptable realm. ``vmm`` empty: any VMM (the name in the log is not measured and decides little)."""
 
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -209,7 +169,18 @@ class Workload(_Rules):
     rmm: RmmRules = RmmRules()
     parameters: ParameterRules = ParameterRules()
     realm: RealmRules = RealmRules()
+    runtime: RuntimeRules | None = None
     platform: PlatformRules = PlatformRules()
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        if self.runtime is None and self.realm.logged:
+            raise ValueError('realm.rems says "log": the table runtime must say which logs and events are good')
+        if self.runtime is not None and not self.realm.logged:
+            raise ValueError('the table runtime judges nothing unless realm.rems says "log" for a register')
+        if loose := {rule.role for rule in self.images} - set(LOADED_ROLES):
+            raise ValueError(f"no VMM loads the role {', '.join(sorted(loose))}: it belongs to runtime.images")
+        return self
 
     @model_validator(mode="after")
     def _roles(self) -> Self:
@@ -227,13 +198,20 @@ class Workload(_Rules):
         return next((rule for rule in self.images if rule.role is role), None)
 
     def roles_of(self, image_id: str) -> tuple[Role, ...]:
-        """Return the roles that the image may play here."""
+        """Return the roles in which a VMM may load the image here."""
         return tuple(rule.role for rule in self.images if image_id in rule.images)
 
     @property
     def image_ids(self) -> frozenset[str]:
         """Every image this workload names."""
-        return frozenset(image for rule in self.images for image in rule.images)
+        return frozenset(image for _, image in self.named_images)
+
+    @property
+    def named_images(self) -> tuple[tuple[Role, str], ...]:
+        """Every role with every image that this workload names for it, each pair once."""
+        loaded = [(rule.role, image) for rule in self.images for image in rule.images]
+        measured = [(rule.role, image) for rule in (self.runtime.images if self.runtime else ()) for image in rule.images]
+        return tuple(dict.fromkeys(loaded + measured))
 
 
 def parse_workload(document: Any) -> Workload:

@@ -35,7 +35,7 @@ def _pair(_context: click.Context, _parameter: click.Parameter, values: tuple[st
     "roles",
     multiple=True,
     required=True,
-    type=click.Choice(["kernel", "initrd", "firmware", "device-tree"]),
+    type=click.Choice(["kernel", "initrd", "firmware", "device-tree", "boot-loader", "uki", "uki-addon", "boot-file", "acpi"]),
     help="What it may be used as; repeat.",
 )
 @click.option("--provenance", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Where it comes from; repeat.")
