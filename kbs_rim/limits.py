@@ -60,6 +60,7 @@ class Limits:
     unproven_granules: int = _limit(512 * KIB, "granules", "the same, for a token that no verifier vouches for: anybody can send one")
     device_tree_bytes: int = _limit(2 * MIB, "bytes", "stock QEMU loads a 1 MiB tree")
     device_tree_nodes: int = _limit(8192, "nodes", "QEMU with 512 CPUs stays below 3000")
+    device_tree_ranges: int = _limit(512, "ranges", "of RAM, and as many of reserved memory; NUMA machines have tens")
     device_tree_depth: int = _limit(16, "levels", "QEMU's deepest node is at 6")
     image_bytes: int = _limit(2048 * MIB, "bytes", "largest image an administrator may register")
     gunzip_bytes: int = _limit(512 * MIB, "bytes", "a gzip'd kernel unpacks to less than 100 MiB")

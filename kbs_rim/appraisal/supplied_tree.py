@@ -69,7 +69,7 @@ def read_supplied_tree(sent: bytes | None, plan: BootPlan, limits: Limits) -> Tr
         return TreeReading(findings=(Finding("tree.not-measured", message, expected=expected, seen=seen, where=where),))
     try:
         tree = parse_device_tree(loaded, limits)
-        return TreeReading(SuppliedTree(tree, _image_of(loaded, tree), source))
+        return TreeReading(SuppliedTree(tree, _image_of(loaded, tree, limits), source))
     except MalformedEvidence as error:
         return TreeReading(findings=(Finding.from_error(error, **where),))
 
@@ -97,7 +97,7 @@ def _as_loaded(data: bytes, plan: BootPlan, limits: Limits) -> bytes | None:
     return None
 
 
-def _image_of(data: bytes, tree: DeviceTree) -> RegisteredImage:
+def _image_of(data: bytes, tree: DeviceTree, limits: Limits) -> RegisteredImage:
     """Measure the bytes. The kind is a device tree whatever else they may look like; no registered role comes with them."""
     hasher = ImageHasher(len(data))
     for block in blocks_of(data):
@@ -111,7 +111,7 @@ def _image_of(data: bytes, tree: DeviceTree) -> RegisteredImage:
         size=hashed.size,
         digests=hashed.digests,
         kernel=None,
-        device_tree=facts_of(tree, len(data)),
+        device_tree=facts_of(tree, len(data), limits),
         granules=hashed.granules,
     )
     return RegisteredImage(measurements.image_id, NAME, (Role.DEVICE_TREE,), ImageState.ACTIVE, measurements)

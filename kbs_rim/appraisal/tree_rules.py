@@ -241,7 +241,7 @@ class _Judging:
     def _judge_facts(self, scope: Scope) -> Iterator[Finding]:
         """What the tree says of the VM: boot arguments, the event log inside RAM, and what is known from elsewhere."""
         try:
-            facts = facts_of(self.tree)
+            facts = facts_of(self.tree, limits=self.limits)
         except MalformedEvidence as error:
             yield Finding.from_error(error, **self.where)
             return

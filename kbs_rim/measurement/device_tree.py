@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kbs_rim.errors import MalformedEvidence
+from kbs_rim.limits import DEFAULT_LIMITS, Limits
 from kbs_rim.measurement.device_tree_blob import DeviceTree, Node, parse_device_tree
 
 __all__ = ["DeviceTree", "DeviceTreeFacts", "Node", "Range", "facts_of", "parse_device_tree"]
@@ -37,23 +38,23 @@ class DeviceTreeFacts:
     size: int = 0
 
 
-def facts_of(tree: DeviceTree, size: int = 0) -> DeviceTreeFacts:
+def facts_of(tree: DeviceTree, size: int = 0, limits: Limits = DEFAULT_LIMITS) -> DeviceTreeFacts:
     """Collect the facts of a parsed tree; ``size`` is how many bytes of it are loaded.
 
-    Raises ``MalformedEvidence`` (``tree.malformed``) where the tree says two things at once or has a value that does not
-    have the shape of its property.
+    Raises ``MalformedEvidence`` (``tree.malformed``) where the tree says two things at once, has a value that does not have
+    the shape of its property, or has more ranges of RAM or of reserved memory than ``limits.device_tree_ranges``.
     """
-    root = tree.root
+    root, most = tree.root, limits.device_tree_ranges
     chosen = _only(root, "chosen")
     reserved_memory = _only(root, "reserved-memory")
     if reserved_memory is not None and ("ranges" not in reserved_memory.properties or _cells(reserved_memory) != _cells(root)):
         raise _malformed("/reserved-memory has no ranges or other cells than the root: Linux would reserve nothing")
-    reserved = tuple(tree.reservations) + tuple(_static_ranges(reserved_memory))
+    reserved = tuple(tree.reservations) + tuple(_static_ranges(reserved_memory, most))
     return DeviceTreeFacts(
-        memory=_memory(root),
+        memory=_memory(root, most),
         initrd=_initrd(chosen),
         bootargs=_bootargs(chosen),
-        log_area=_log_area(reserved_memory),
+        log_area=_log_area(reserved_memory, most),
         reserved=reserved,
         cpus=_cpu_count(_only(root, "cpus")),
         size=size,
@@ -67,7 +68,7 @@ def _only(root: Node, base_name: str) -> Node | None:
     return found[0] if found else None
 
 
-def _memory(root: Node) -> tuple[Range, ...]:
+def _memory(root: Node, most: int) -> tuple[Range, ...]:
     found: list[Range] = []
     for node in root.children:
         if node.base_name != "memory" and node.properties.get("device_type") != b"memory\0":
@@ -76,7 +77,7 @@ def _memory(root: Node) -> tuple[Range, ...]:
             continue  # QEMU's secure RAM, for one: the non-secure world has no such memory.
         if "linux,usable-memory" in node.properties:
             raise _malformed(f"/{node.name} has both reg and linux,usable-memory: kernel and firmware would see different RAM")
-        found.extend(_ranges(node.properties.get("reg", b""), _cells(root), f"/{node.name} reg"))
+        found.extend(_ranges(node.properties.get("reg", b""), _cells(root), f"/{node.name} reg", most - len(found)))
     return tuple(found)
 
 
@@ -105,7 +106,7 @@ def _bootargs(chosen: Node | None) -> str | None:
         raise _malformed("bootargs is not UTF-8") from None
 
 
-def _log_area(reserved_memory: Node | None) -> Range | None:
+def _log_area(reserved_memory: Node | None, most: int) -> Range | None:
     if reserved_memory is None:
         return None
     areas = [
@@ -115,18 +116,21 @@ def _log_area(reserved_memory: Node | None) -> Range | None:
     ]
     if not areas:
         return None
-    ranges = [item for node in areas for item in _ranges(node.properties.get("reg", b""), _cells(reserved_memory), f"{node.name} reg")]
+    cells = _cells(reserved_memory)
+    ranges = [item for node in areas for item in _ranges(node.properties.get("reg", b""), cells, f"{node.name} reg", most)]
     if len(ranges) != 1:
         raise _malformed("the tree does not name exactly one range as event log")
     return ranges[0]
 
 
-def _static_ranges(reserved_memory: Node | None) -> Iterator[Range]:
+def _static_ranges(reserved_memory: Node | None, most: int) -> Iterator[Range]:
     if reserved_memory is None:
         return
-    cells = _cells(reserved_memory)
+    cells, left = _cells(reserved_memory), most
     for node in filter(_available, reserved_memory.children):
-        yield from _ranges(node.properties.get("reg", b""), cells, f"{node.name} reg")
+        found = _ranges(node.properties.get("reg", b""), cells, f"{node.name} reg", left)
+        left -= len(found)
+        yield from found
 
 
 def _available(node: Node) -> bool:
@@ -151,11 +155,13 @@ def _cells(node: Node) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def _ranges(value: bytes, cells: tuple[int, int], what: str) -> tuple[Range, ...]:
+def _ranges(value: bytes, cells: tuple[int, int], what: str, most: int) -> tuple[Range, ...]:
     base_bytes, size_bytes = cells[0] * 4, cells[1] * 4
     step = base_bytes + size_bytes
     if len(value) % step:
         raise _malformed(f"{what} is not a list of addresses and sizes")
+    if len(value) // step > most:
+        raise _malformed(f"{what} is one range of memory too many")
     found = []
     for position in range(0, len(value), step):
         base = int.from_bytes(value[position : position + base_bytes], "big")

@@ -78,7 +78,7 @@ def parse_device_tree(data: bytes, limits: Limits = DEFAULT_LIMITS) -> DeviceTre
     header.check(len(data))
     if data.count(0, header.total_size) != len(data) - header.total_size:
         raise _malformed("bytes that no reader sees follow the device tree", header.total_size, "zero bytes")
-    reservations = _read_reservations(data, header)
+    reservations = _read_reservations(data, header, limits.device_tree_ranges)
     root = _StructureReader(data, header, limits).read()
     return DeviceTree(root, reservations, header.boot_cpu, header.total_size)
 
@@ -133,7 +133,7 @@ class _Header:
         return min([*others, self.total_size])
 
 
-def _read_reservations(data: bytes, header: _Header) -> tuple[tuple[int, int], ...]:
+def _read_reservations(data: bytes, header: _Header, most: int) -> tuple[tuple[int, int], ...]:
     found: list[tuple[int, int]] = []
     position, limit = header.reservations_offset, header.reservations_limit()
     while position + RESERVATION.size <= limit:
@@ -143,6 +143,8 @@ def _read_reservations(data: bytes, header: _Header) -> tuple[tuple[int, int], .
         if size == 0 or base + size > 1 << 64:
             # Linux ends its list at size 0, other readers at (0, 0).
             raise _malformed("a memory reservation is empty or wraps around", position)
+        if len(found) == most:
+            raise _malformed("the device tree reserves too many ranges of memory", position, f"at most {most}")
         found.append((base, size))
         position += RESERVATION.size
     raise _malformed("the memory reservations have no end", position)

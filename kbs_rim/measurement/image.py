@@ -6,9 +6,10 @@ bytes: an image may be damaged or hostile, and its size is bounded before anythi
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -240,8 +241,21 @@ def measure_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageMeasurem
     return measure_stream((data,), len(data), limits)
 
 
-def measure_stream(chunks: Iterable[Buffer], size: int, limits: Limits = DEFAULT_LIMITS) -> ImageMeasurements:
+Work = Callable[[], None]
+
+
+def in_turn(works: Sequence[Work]) -> None:
+    """Do pieces of work one after the other."""
+    for work in works:
+        work()
+
+
+def measure_stream(
+    chunks: Iterable[Buffer], size: int, limits: Limits = DEFAULT_LIMITS, do: Callable[[Sequence[Work]], None] = in_turn
+) -> ImageMeasurements:
     """Measure a file of ``size`` bytes that comes in chunks, in one pass and without keeping it.
+
+    ``do`` does pieces of work that share nothing, the longest last, and returns when all are done: the caller may share them out.
 
     Only what must be read as a whole is kept: a device tree, and the unpacked bytes of a gzip'd kernel, up to
     ``limits.gunzip_bytes``. A gzip file with another content (an initrd) is loaded as it is, so it is measured as it is.
@@ -258,17 +272,16 @@ def measure_stream(chunks: Iterable[Buffer], size: int, limits: Limits = DEFAULT
     first = next(blocks)
     blocks = chain((first,), blocks)
     if _is_gzipped_kernel(first):
-        return _measure_gzipped_kernel(blocks, size, limits)
+        return _measure_gzipped_kernel(blocks, size, limits, do)
     tree = bytearray() if first[:4] == MAGIC_BYTES and size <= limits.device_tree_bytes else None
     kernel = read_arm64_header(first)
     hasher = ImageHasher(size)
     parts = PartsReader(first, size, limits, is_kernel=kernel is not None)
     for block in blocks:
-        hasher.update(block)
-        parts.update(block)
+        do((partial(parts.update, block), *hasher.works(block)))
         if tree is not None:
             tree += block
-    facts = None if tree is None else facts_of(parse_device_tree(bytes(tree), limits), size)
+    facts = None if tree is None else facts_of(parse_device_tree(bytes(tree), limits), size, limits)
     return _measurements(hasher.finish(), kernel, facts, parts)
 
 
@@ -312,7 +325,9 @@ def _is_gzipped_kernel(first: memoryview) -> bool:
     return read_arm64_header(head) is not None
 
 
-def _measure_gzipped_kernel(blocks: Iterable[memoryview], file_size: int, limits: Limits) -> ImageMeasurements:
+def _measure_gzipped_kernel(
+    blocks: Iterable[memoryview], file_size: int, limits: Limits, do: Callable[[Sequence[Work]], None]
+) -> ImageMeasurements:
     file_digests = {algorithm: algorithm.new() for algorithm in HashAlgorithm}
 
     def hashed_blocks() -> Iterator[memoryview]:
@@ -328,8 +343,7 @@ def _measure_gzipped_kernel(blocks: Iterable[memoryview], file_size: int, limits
     first = next(unpacked_blocks)
     parts = PartsReader(first, size, limits, is_kernel=True)
     for block in chain((first,), unpacked_blocks):
-        hasher.update(block)
-        parts.update(block)
+        do((partial(parts.update, block), *hasher.works(block)))
     hashed = hasher.finish()
     pe, volumes = parts.finish()
     return ImageMeasurements(

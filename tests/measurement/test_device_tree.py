@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbs_rim.errors import MalformedEvidence
-from kbs_rim.limits import Limits
+from kbs_rim.limits import DEFAULT_LIMITS, Limits
 from kbs_rim.measurement.device_tree import DeviceTree, Node, facts_of, parse_device_tree
 from kbs_rim.measurement.device_tree_writer import EMPTY, cells, cells64, text, write_device_tree
 
@@ -325,6 +325,28 @@ def test_hostile_memory_reservations_are_refused(entries, word):
     blob = empty()
     blob.reservations = struct.pack(f">{len(entries)}Q", *entries)
     assert word in refused(blob.build())
+
+
+def test_attack_more_ranges_of_memory_than_a_machine_has():
+    """Each appraisal would sort them, for each workload."""
+    most = DEFAULT_LIMITS.device_tree_ranges
+    blob = empty()
+    blob.reservations = struct.pack(f">{2 * most + 4}Q", *(1, 1) * (most + 1), 0, 0)
+    assert "too many ranges" in refused(blob.build())
+    ranges = lambda count, base=0: struct.pack(f">{2 * count}Q", *(number for at in range(count) for number in (base + at * 8192, 4096)))  # noqa: E731
+    cells = {"#address-cells": struct.pack(">I", 2), "#size-cells": struct.pack(">I", 2)}
+
+    def facts(first: int, second: int, kind: str):
+        inner = (Node(f"{kind}@0", {"reg": ranges(first)}), Node(f"{kind}@1", {"reg": ranges(second, 1 << 40)}))
+        children = inner if kind == "memory" else (Node("reserved-memory", {**cells, "ranges": b""}, inner),)
+        return facts_of(DeviceTree(Node("", cells, children)))
+
+    assert len(facts(most - 3, 3, "memory").memory) == most
+    assert len(facts(most - 3, 3, "hole").reserved) == most
+    for kind in ("memory", "hole"):
+        with pytest.raises(MalformedEvidence, match="too many") as caught:
+            facts(most - 3, 4, kind)
+        assert caught.value.finding_id == "tree.malformed"
 
 
 def test_a_deep_tree_is_bounded_and_never_recursed():
