@@ -1,0 +1,186 @@
+"""Finds what boots in a source, and measures it while it passes. Nothing is written anywhere."""
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import chain
+
+from kbs_rim.appraisal.workload import Role
+from kbs_rim.errors import RefusedSource
+from kbs_rim.image_sources.boot_files import HEAD_BYTES, ROLE_OF_KIND, USUAL_KINDS, BootKind, recognise
+from kbs_rim.image_sources.source_limits import DEFAULT_SOURCE_LIMITS, SourceLimits
+from kbs_rim.limits import DEFAULT_LIMITS, Limits
+from kbs_rim.measurement.image import ImageMeasurements, Work, in_turn, measure_stream
+
+_NAME_BYTES = 200
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._+:~/,()@=-]+")
+_VALUE_CHARACTERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A regular file of a source: ``offset`` of its content in the unpacked ``container``, None where it is a file by itself.
+
+    ``chunks`` may be asked for once, before the next file is asked for.
+    """
+
+    path: str
+    size: int
+    container: str
+    offset: int | None
+    chunks: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which files are taken: those that match a pattern, or else what is usually wanted. ``roles`` replace those of the kind."""
+
+    patterns: tuple[str, ...] = ()
+    roles: tuple[Role, ...] = ()
+    everything: bool = False
+
+    def wants(self, path: str, kind: BootKind) -> bool:
+        """Patterns match whole paths, as a shell's do except that ``*`` goes through slashes; ``path`` begins with a slash."""
+        if self.patterns:
+            return any(fnmatchcase(path, pattern) for pattern in self.patterns)
+        return kind in USUAL_KINDS or (self.everything and kind is not BootKind.OTHER)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where an image was: ``path`` begins with a slash, ``links`` are other names of this file in its container."""
+
+    path: str
+    container: str
+    offset: int | None
+    links: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """An image of a source, with every place that holds the same bytes."""
+
+    kind: BootKind
+    roles: tuple[Role, ...]
+    measurements: ImageMeasurements
+    locations: tuple[Location, ...]
+
+    def name(self, origin: str) -> str:
+        """Return a name that says where it is from, as the registry takes it."""
+        words = (*origin.split(), self.locations[0].path)
+        text = " ".join(cleaned for word in words if (cleaned := _NOT_IN_NAMES.sub("-", word)))
+        text = text if len(text) <= _NAME_BYTES else f"{text[:60]}...{text[-(_NAME_BYTES - 63) :]}"
+        return text.lstrip(" ._+:~/,()@=-") or "image"
+
+    def provenance(self) -> dict[str, str]:
+        """Return the place as text by name; the origin's own words are added by who knows them."""
+        first, *others = self.locations
+        words = {"file": first.path, "file-sha256": self.measurements.to_document()["file_digests"]["sha256"]}
+        if first.container:
+            words["container"] = first.container
+        if first.offset is not None:
+            words["offset"] = str(first.offset)
+        names = [*first.links, *(name for place in others for name in (place.path, *place.links))]
+        if names:
+            words["also"] = ", ".join(names)[:_VALUE_CHARACTERS]
+        return {name: printable(value) for name, value in words.items()}
+
+
+def printable(text: str) -> str:
+    """Return text that can be stored and shown: whatever does not print is escaped."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+@dataclass(slots=True)
+class ImageFinder:
+    """Takes the files of a source one by one. ``progress`` is told the path and the bytes of each chunk that is hashed."""
+
+    selection: Selection = field(default_factory=Selection)
+    limits: Limits = DEFAULT_LIMITS
+    source_limits: SourceLimits = DEFAULT_SOURCE_LIMITS
+    do: Callable[[Sequence[Work]], None] = in_turn
+    progress: Callable[[str, int], None] = lambda path, count: None
+    hashed_bytes: int = 0
+    skipped: list[tuple[str, BootKind]] = field(default_factory=list)
+    _found: dict[str, tuple[BootKind, ImageMeasurements, Location]] = field(default_factory=dict)
+    _links: dict[str, str] = field(default_factory=dict)
+
+    def take(self, file: SourceFile) -> None:
+        """Measure the file if it is wanted. Raises ``MalformedEvidence`` as ``measure_stream`` does, ``RefusedSource``."""
+        if not file.size:
+            return
+        chunks = file.chunks()
+        head = _head(chunks, min(file.size, HEAD_BYTES))
+        kind = recognise(file.path, head, file.size, self.limits)
+        if not self.selection.wants(file.path, kind):
+            if kind is not BootKind.OTHER and len(self.skipped) < self.source_limits.files:
+                self.skipped.append((file.path, kind))
+            return
+        if len(self._found) >= (self.source_limits.device_trees if kind is BootKind.DEVICE_TREE else self.source_limits.images):
+            raise RefusedSource("source.too-large", "the source holds too many images: choose some with --match")
+        measured = measure_stream(self._watched(chain((head,), chunks), file.path), file.size, self.limits, self.do)
+        self.hashed_bytes += file.size
+        self._found[file.path] = (kind, measured, Location(file.path, file.container, file.offset))
+
+    def link(self, path: str, target: str, *, symbolic: bool) -> None:
+        """Note another name of a file of this source; it is never followed out of it."""
+        if symbolic and not target.startswith("/"):
+            target = posixpath.join(posixpath.dirname(path), target)
+        self._links[path] = posixpath.normpath(target if target.startswith("/") else f"/{target}")
+
+    def forget(self, hidden: Callable[[str], bool]) -> None:
+        """Drop the files and links whose path a later layer hides."""
+        self._found = {path: found for path, found in self._found.items() if not hidden(path)}
+        self._links = {path: target for path, target in self._links.items() if not hidden(path)}
+
+    def finish(self) -> tuple[FoundImage, ...]:
+        """Return the images in the order in which they were found, one for each content.
+
+        Raises ``RefusedSource`` (``source.nothing``) if there are none, or one whose role must be told.
+        """
+        by_id: dict[str, FoundImage] = {}
+        for path, (kind, measured, location) in self._found.items():
+            links = tuple(sorted(name for name in self._links if self._end_of(name) == path))
+            place = replace(location, links=links)
+            known = by_id.get(measured.image_id)
+            if known:
+                by_id[measured.image_id] = replace(known, locations=(*known.locations, place))
+            else:
+                by_id[measured.image_id] = FoundImage(kind, self._roles(path, kind), measured, (place,))
+        if not by_id:
+            seen = ", ".join(f"{path} ({kind})" for path, kind in self.skipped[:5])
+            raise RefusedSource("source.nothing", "nothing was found that boots and is wanted", seen=seen or None)
+        return tuple(by_id.values())
+
+    def _roles(self, path: str, kind: BootKind) -> tuple[Role, ...]:
+        if self.selection.roles:
+            return self.selection.roles
+        if kind in ROLE_OF_KIND:
+            return (ROLE_OF_KIND[kind],)
+        if self.selection.everything:
+            return ()
+        raise RefusedSource("source.nothing", f"{path} is of no kind that has a role ({kind}): say --role if you want it", seen=kind)
+
+    def _end_of(self, name: str) -> str:
+        """Follow links inside the source, a bounded number of times."""
+        for _ in range(8):
+            if name not in self._links:
+                return name
+            name = self._links[name]
+        return ""
+
+    def _watched(self, chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
+        for chunk in chunks:
+            self.progress(path, len(chunk))
+            yield chunk
+
+
+def _head(chunks: Iterator[bytes], wanted: int) -> bytes:
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= wanted:
+            break
+    return head
