@@ -1,4 +1,4 @@
-"""CoMID for Arm CCA: environments, measurements and keys (verifiers.md 3.3), from their CBOR shape.
+"""CoMID for Arm CCA: environments, measurements and keys (draft-ydb-rats-cca-endorsements), from their CBOR shape.
 
 Both encodings of a CoMID, CBOR and the JSON templates of Veraison's tools, end here: the JSON reader translates its names
 into the integer keys and tags of the CBOR form first. Nothing in a triple is skipped: a member we do not read might restrict
@@ -6,14 +6,54 @@ what the endorser meant, so it is refused.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import NoReturn
+from collections.abc import Mapping
+from uuid import UUID
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from kbs_rim.appraisal.comid_shape import (
+    ATTEST_KEY_TRIPLES,
+    CLASS,
+    CLASS_ID,
+    COMID_ENTITIES,
+    COMID_IDENTITY,
+    COMID_LANGUAGE,
+    COMID_LINKED,
+    COMID_TRIPLES,
+    COMPONENT_KEY,
+    CONFIG_KEY,
+    CRYPTOKEYS,
+    DIGESTS,
+    ENTITY_NAME,
+    ENTITY_ROLES,
+    ENTITY_URI,
+    INSTANCE,
+    MKEY,
+    MODEL,
+    MVAL,
+    NAME,
+    RAW_VALUE,
+    RAW_VALUE_MASK,
+    REFERENCE_TRIPLES,
+    REM_KEYS,
+    RIM_KEY,
+    RPV_KEY,
+    TAG_BYTES,
+    TAG_PKIX_KEY,
+    TAG_UEID,
+    TAG_URI,
+    TAG_UUID,
+    VENDOR,
+    VERSION,
+    as_array,
+    as_map,
+    malformed,
+    only,
+    tagged_bytes,
+)
+from kbs_rim.appraisal.corim_document import Comid, Entity, Profile, TagId
 from kbs_rim.appraisal.endorsements import (
     DIGEST_BYTES,
     Endorsements,
@@ -22,65 +62,81 @@ from kbs_rim.appraisal.endorsements import (
     ReferenceComponent,
     TrustAnchor,
 )
-from kbs_rim.errors import InvalidDocument
+from kbs_rim.appraisal.image_comid import read_image_triples
+from kbs_rim.appraisal.image_reference import BuildPlan, ImageReference
 from kbs_rim.evidence.strict_cbor import CborMap, CborValue, Tagged
+from kbs_rim.limits import DEFAULT_LIMITS, Limits
 
-TAG_UUID, TAG_UEID, TAG_PKIX_KEY, TAG_PKIX_CERT, TAG_BYTES = 37, 550, 554, 555, 560
-"""CBOR tags of the type choices (draft-ietf-rats-corim)."""
-CLASS, INSTANCE, GROUP = 0, 1, 2
-CLASS_ID, VENDOR, MODEL = 0, 1, 2
-REFERENCE_TRIPLES, ATTEST_KEY_TRIPLES = 0, 3
-MKEY, MVAL = 0, 1
-VERSION, DIGESTS, RAW_VALUE, RAW_VALUE_MASK, NAME, CRYPTOKEYS = 0, 2, 4, 5, 11, 13
-
-_COMID_IDENTITY, _COMID_LINKED, _COMID_TRIPLES = 1, 3, 4
-_COMPONENT, _CONFIG, _RIM, _RPV = "cca.software-component", "cca.platform-config", "cca.rim", "cca.rpv"
-_REMS = {f"cca.rem{number}": number for number in range(4)}
 _DIGEST_SIZES: Mapping[int | str, int] = {1: 32, 7: 48, 8: 64, "sha-256": 32, "sha-384": 48, "sha-512": 64}
 """IANA Named Information algorithm numbers and names; Veraison takes both."""
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]+-----END PUBLIC KEY-----\n?")
 
 
-class Profile(Enum):
-    """The two CoRIM profiles of draft-ydb-rats-cca-endorsements that are read here."""
-
-    PLATFORM = "tag:arm.com,2025:cca_platform#1.0.0"
-    REALM = "tag:arm.com,2025:cca_realm#1.0.0"
-
-
-def malformed(message: str, *, expected: str | None = None, seen: str | None = None) -> NoReturn:
-    """Refuse an endorsement file."""
-    raise InvalidDocument("endorsement.malformed", message, expected=expected, seen=seen)
-
-
-def as_map(value: CborValue, what: str) -> CborMap:
-    """Return ``value`` if it is a map, else refuse."""
-    return value if isinstance(value, dict) else malformed(f"{what} is not a map")
-
-
-def as_array(value: CborValue, what: str) -> tuple[CborValue, ...]:
-    """Return ``value`` if it is an array of at least one item, else refuse."""
-    return value if isinstance(value, tuple) and value else malformed(f"{what} is not a non-empty array")
-
-
-def only(members: CborMap, allowed: Sequence[int], what: str) -> None:
-    """Refuse members other than ``allowed``."""
-    for key in members:
-        if key not in allowed:
-            malformed(f"{what} has a member that is not read here", seen=str(key)[:40])
-
-
-def read_comid(comid: CborMap, profile: Profile) -> Endorsements:
+def read_comid(comid: CborMap, profile: Profile, limits: Limits = DEFAULT_LIMITS) -> Comid:
     """Read one CoMID under ``profile``; raise ``InvalidDocument("endorsement.malformed")``."""
-    if _COMID_LINKED in comid:
+    only(comid, range(5), "the CoMID")
+    if COMID_LINKED in comid:
         malformed("the CoMID supplements or replaces another one, which is not supported")
-    as_map(comid.get(_COMID_IDENTITY), "the CoMID's tag-identity")
-    triples = as_map(comid.get(_COMID_TRIPLES), "the CoMID's triples")
+    identity = as_map(comid.get(COMID_IDENTITY), "the CoMID's tag-identity")
+    only(identity, range(2), "the CoMID's tag-identity")
+    triples = as_map(comid.get(COMID_TRIPLES), "the CoMID's triples")
     if not triples:
         malformed("the CoMID has no triples")
     only(triples, (REFERENCE_TRIPLES, ATTEST_KEY_TRIPLES), "the CoMID's triples")
+    if profile is not Profile.PLATFORM:
+        only(triples, (REFERENCE_TRIPLES,), f"the triples of a CoMID for {profile.name.lower()}s")
+    version, language = identity.get(1, 0), comid.get(COMID_LANGUAGE)
+    if type(version) is not int or not (language is None or isinstance(language, str)):
+        malformed("the CoMID's version is not a number, or its language not text")
+    tag_id, entities = read_tag_id(identity.get(0), "the CoMID's tag-id"), read_entities(comid.get(COMID_ENTITIES))
+    described = read_image_triples(_pairs(triples, REFERENCE_TRIPLES), limits) if profile is Profile.IMAGE else ()
+    try:
+        return Comid(
+            tag_id=tag_id,
+            version=version,
+            language=language,
+            entities=entities,
+            endorsements=Endorsements() if profile is Profile.IMAGE else _read_endorsements(triples, profile),
+            images=tuple(item for item in described if isinstance(item, ImageReference)),
+            plans=tuple(item for item in described if isinstance(item, BuildPlan)),
+        )
+    except ValueError as error:
+        malformed(f"CoMID: {error}")
+
+
+def read_tag_id(value: CborValue, what: str) -> TagId:
+    """Read an id: text, or 16 bytes of a UUID, which may have its tag."""
+    content = value.value if isinstance(value, Tagged) and value.number == TAG_UUID else value
+    if isinstance(content, bytes) and len(content) == 16:
+        return UUID(bytes=content)
+    return content if isinstance(content, str) and content else malformed(f"{what} is neither text nor a UUID")
+
+
+def read_entities(value: CborValue) -> tuple[Entity, ...]:
+    """Read the entities of a CoRIM or CoMID; none if ``value`` is None."""
+    if value is None:
+        return ()
+    entities = []
+    for item in as_array(value, "a list of entities"):
+        members = as_map(item, "an entity")
+        only(members, range(3), "an entity")
+        name, roles = members.get(ENTITY_NAME), as_array(members.get(ENTITY_ROLES), "the roles of an entity")
+        uri = members.get(ENTITY_URI)
+        content = uri.value if isinstance(uri, Tagged) and uri.number == TAG_URI else uri
+        if not isinstance(name, str) or not (content is None or isinstance(content, str)):
+            malformed("the name or URI of an entity is not text")
+        numbers = tuple(role for role in roles if type(role) is int)
+        if len(numbers) != len(roles):
+            malformed("a role of an entity is not a number")
+        try:
+            entities.append(Entity(name, content, numbers))
+        except ValueError as error:
+            malformed(str(error))
+    return tuple(entities)
+
+
+def _read_endorsements(triples: CborMap, profile: Profile) -> Endorsements:
     if profile is Profile.REALM:
-        only(triples, (REFERENCE_TRIPLES,), "a realm CoMID's triples")
         return Endorsements(realms=tuple(_realm(*pair) for pair in _pairs(triples, REFERENCE_TRIPLES)))
     return Endorsements(
         platforms=tuple(_platform(*pair) for pair in _pairs(triples, REFERENCE_TRIPLES)),
@@ -109,7 +165,7 @@ def _class_id(environment: CborMap, what: str, id_name: str, extra: tuple[int, .
     if CLASS_ID not in members:
         malformed(f"environment.class.class-id is required for CCA {what} profile")
     only(members, (CLASS_ID, *extra), "environment.class")
-    return _tagged_bytes(members[CLASS_ID], TAG_BYTES, id_name, "bytes")
+    return tagged_bytes(members[CLASS_ID], TAG_BYTES, id_name, "bytes")
 
 
 def _implementation_id(environment: CborMap) -> bytes:
@@ -120,12 +176,6 @@ def _implementation_id(environment: CborMap) -> bytes:
     return value
 
 
-def _tagged_bytes(value: CborValue, tag: int, what: str, kind: str) -> bytes:
-    if not isinstance(value, Tagged) or value.number != tag or not isinstance(value.value, bytes):
-        malformed(f"{what} must be of type '{kind}'")
-    return value.value
-
-
 # --- triples ----------------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +184,7 @@ def _trust_anchor(environment: CborMap, keys: tuple[CborValue, ...]) -> TrustAnc
     implementation_id = _implementation_id(environment)
     if INSTANCE not in environment:
         malformed("environment.instance is required for a CCA platform trust anchor")
-    instance_id = _tagged_bytes(environment[INSTANCE], TAG_UEID, "environment.instance", "ueid")
+    instance_id = tagged_bytes(environment[INSTANCE], TAG_UEID, "environment.instance", "ueid")
     if len(keys) != 1:
         malformed("a trust anchor must have exactly one key", seen=str(len(keys)))
     key = keys[0]
@@ -160,19 +210,19 @@ def _platform(environment: CborMap, measurements: tuple[CborValue, ...]) -> Plat
     implementation_id = _implementation_id(environment)
     only(environment, (CLASS,), "environment of platform reference values")
     components: list[ReferenceComponent] = []
-    config: bytes | None = None
+    config: tuple[bytes, bytes] | None = None
     for mkey, mval in _measurements(measurements):
-        if mkey == _COMPONENT:
+        if mkey == COMPONENT_KEY:
             components.append(_component(mval))
-        elif mkey == _CONFIG and config is None:
+        elif mkey == CONFIG_KEY and config is None:
             config = _config(mval)
-        elif mkey == _CONFIG:
+        elif mkey == CONFIG_KEY:
             malformed("cca.platform-config stands twice")
         else:
-            malformed(f"invalid mkey {mkey[:60]!r} for CCA Platform profile", expected=f"{_COMPONENT} or {_CONFIG}")
+            malformed(f"invalid mkey {mkey[:60]!r} for CCA Platform profile", expected=f"{COMPONENT_KEY} or {CONFIG_KEY}")
     if not components:
         malformed("platform reference values need at least one cca.software-component")
-    return PlatformReference(implementation_id, tuple(components), config)
+    return PlatformReference(implementation_id, tuple(components), *(config or (None, None)))
 
 
 def _realm(environment: CborMap, measurements: tuple[CborValue, ...]) -> RealmReference:
@@ -181,22 +231,22 @@ def _realm(environment: CborMap, measurements: tuple[CborValue, ...]) -> RealmRe
     digests: dict[str, bytes] = {}
     rpv: bytes | None = None
     for mkey, mval in _measurements(measurements):
-        if mkey in digests or (mkey == _RPV and rpv is not None):
+        if mkey in digests or (mkey == RPV_KEY and rpv is not None):
             malformed(f"{mkey} stands twice")
-        if mkey == _RPV:
-            rpv = _raw_value(mval, _RPV)
-            only(mval, (RAW_VALUE,), _RPV)
-        elif mkey == _RIM or mkey in _REMS:
+        if mkey == RPV_KEY:
+            rpv = _raw_value(mval, RPV_KEY)
+            only(mval, (RAW_VALUE,), RPV_KEY)
+        elif mkey == RIM_KEY or mkey in REM_KEYS:
             digests[mkey] = _digest(mval)
             only(mval, (DIGESTS,), mkey)
         else:
             malformed(f"invalid mkey {mkey[:60]!r} for CCA Realm profile")
-    if _RIM not in digests:
+    if RIM_KEY not in digests:
         malformed("RIM (cca.rim) measurement is mandatory but not found")
-    if digests.pop(_RIM) != rim:
+    if digests.pop(RIM_KEY) != rim:
         malformed("the cca.rim digest is not the RIM of environment.class")
     try:
-        return RealmReference(rim, {_REMS[name]: value for name, value in digests.items()}, rpv)
+        return RealmReference(rim, {REM_KEYS[name]: value for name, value in digests.items()}, rpv)
     except ValueError as error:
         malformed(f"realm reference values: {error}")
 
@@ -225,15 +275,15 @@ def _component(mval: CborMap) -> ReferenceComponent:
     signers = as_array(mval[CRYPTOKEYS], "cryptokeys")
     if len(signers) != 1:
         malformed("cryptokeys must contain exactly one signer id")
-    signer = _tagged_bytes(signers[0], TAG_BYTES, "the signer id in cryptokeys", "bytes")
+    signer = tagged_bytes(signers[0], TAG_BYTES, "the signer id in cryptokeys", "bytes")
     name, version = mval.get(NAME), mval.get(VERSION)
     if name is not None and not isinstance(name, str):
         malformed("the name of a software component is not text")
-    only(mval, (VERSION, DIGESTS, NAME, CRYPTOKEYS), _COMPONENT)
+    only(mval, (VERSION, DIGESTS, NAME, CRYPTOKEYS), COMPONENT_KEY)
     try:
         return ReferenceComponent(digest, signer, name, _version(version))
     except ValueError as error:
-        malformed(f"{_COMPONENT}: {error}")
+        malformed(f"{COMPONENT_KEY}: {error}")
 
 
 def _version(value: CborValue) -> str | None:
@@ -243,20 +293,20 @@ def _version(value: CborValue) -> str | None:
     return text if isinstance(text, str) else malformed("the version of a software component is not text")
 
 
-def _config(mval: CborMap) -> bytes:
+def _config(mval: CborMap) -> tuple[bytes, bytes]:
     """Read the platform configuration. Its mask must be there, as Veraison demands, and is not applied, as Veraison does."""
-    value = _raw_value(mval, _CONFIG)
+    value = _raw_value(mval, CONFIG_KEY)
     mask = mval.get(RAW_VALUE_MASK)
     if not isinstance(mask, bytes) or len(mask) != len(value):
         malformed("raw-value-mask of cca.platform-config is mandatory and as long as the value")
-    only(mval, (RAW_VALUE, RAW_VALUE_MASK), _CONFIG)
-    return value
+    only(mval, (RAW_VALUE, RAW_VALUE_MASK), CONFIG_KEY)
+    return value, mask
 
 
 def _raw_value(mval: CborMap, what: str) -> bytes:
     if RAW_VALUE not in mval:
         malformed(f"raw-value is mandatory for {what}")
-    return _tagged_bytes(mval[RAW_VALUE], TAG_BYTES, f"raw-value of {what}", "bytes")
+    return tagged_bytes(mval[RAW_VALUE], TAG_BYTES, f"raw-value of {what}", "bytes")
 
 
 def _digest(mval: CborMap) -> bytes:

@@ -63,15 +63,20 @@ class ReferenceComponent:
 
 @dataclass(frozen=True, slots=True)
 class PlatformReference:
-    """Reference values for all platforms of one implementation. ``config`` None: nothing is said about the configuration."""
+    """Reference values for all platforms of one implementation. ``config`` None: nothing is said about the configuration.
+
+    ``config_mask`` is what the file says of the bits that matter. It is kept for writing and, as with Veraison, never applied.
+    """
 
     implementation_id: bytes
     components: tuple[ReferenceComponent, ...]
     config: bytes | None = None
+    config_mask: bytes | None = None
 
     def __post_init__(self) -> None:
         _demand(len(self.implementation_id) == IMPLEMENTATION_ID_BYTES, "an implementation id has 32 bytes")
         _demand(bool(self.components), "a platform reference has at least one software component")
+        _demand(self.config_mask is None or len(self.config_mask) == len(self.config or b""), "a mask is as long as the configuration")
 
 
 @dataclass(frozen=True, slots=True)

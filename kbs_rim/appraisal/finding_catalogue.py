@@ -248,6 +248,7 @@ _ENDORSEMENT = _entries(0, "endorsement-refused", (
     ("endorsement.profile", "A CoRIM has no profile, or one that is not for Arm CCA.", "Use tag:arm.com,2025:cca_platform#1.0.0 or tag:arm.com,2025:cca_realm#1.0.0."),
     ("endorsement.signature", "A signed CoRIM is not signed by a key or chain that was given.", "Give the signer's root certificate, or the unsigned CoRIM."),
     ("endorsement.validity", "A CoRIM is outside its validity.", "Get a current one from its author."),
+    ("endorsement.unwritable", "The content has no place in the format that was asked for.", "See docs/corim.md for what each format can hold."),
     ("endorsement.duplicate", "Two endorsements contradict each other.", "One trust anchor for each platform instance."),
     ("endorsement.test-key", "A trust anchor is a key whose private half is published.", "Anybody can forge this platform's tokens. Allow it in test set-ups only."),
 ))
