@@ -21,6 +21,7 @@ from kbs_rim.appraisal.workload import Bounds, ParameterRules, Workload
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.cca_token import CcaToken
 from kbs_rim.evidence.envelope import Evidence
+from kbs_rim.evidence.event_log import LogFormat
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.limits import Limits
@@ -93,9 +94,9 @@ class _Opinion:
 
 def read_log(evidence: Evidence, limits: Limits) -> tuple[BootPlan | None, tuple[Finding, ...]]:
     """Step 4: find the VMM log and turn it into a boot plan, or say why not."""
-    logs = dict(evidence.logs)
-    raw = logs.pop(LogKind.VMM, None)
-    findings = [Finding("log.kind", f"the {kind.value} log was not judged", Severity.NOTE, seen=kind.value) for kind in sorted(logs)]
+    raw = evidence.log(LogKind.VMM)
+    others = [label.value for label, _ in evidence.logs if label.format is not LogFormat.VMM]
+    findings = [Finding("log.kind", f"the {name} log was not judged", Severity.NOTE, seen=name) for name in others]
     if raw is None:
         return None, (*findings, Finding("log.missing", "no VMM log came with the token", expected="a VMM log", seen="none"))
     try:

@@ -12,6 +12,7 @@ import click
 from kbs_rim.cli import EXIT_OK, EXIT_REFUSED
 
 if TYPE_CHECKING:
+    from kbs_rim.evidence.log_label import LogLabel
     from kbs_rim.realm.guest import EvidenceSource, Exchange, Secret
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -35,6 +36,7 @@ def command() -> None:
 @click.option("--evidence", type=click.Choice(["tsm"]), default="tsm", show_default=True, help="Where evidence comes from.")
 @click.option("--simulate", is_flag=True, help="Be a simulated realm instead; its options follow after --.")
 @click.option("--vmm-log", type=_FILE, help="The VMM's log, however it reached this realm.")
+@click.option("--log", "logs", multiple=True, metavar="KIND=FILE", help="Another log, such as aael=FILE or cel-tlv.mr=FILE; repeat.")
 @click.option("--device-tree", type=_FILE, help="The device tree as it was loaded, for workloads that judge it by rules.")
 @click.option("--tsm-root", type=click.Path(path_type=Path, file_okay=False), help="Directory of TSM reports.", hidden=True)
 @click.option("--ccel", type=_FILE, help="The firmware's log.", hidden=True)
@@ -78,8 +80,10 @@ def _exchange(broker: str, key: str, key_type: str) -> "Exchange":
 def _source(options: dict[str, Any]) -> "EvidenceSource":
     arguments: Sequence[str] = options["simulate_arguments"]
     if options["simulate"]:
-        if options["vmm_log"] or options["device_tree"]:
-            raise click.UsageError("--vmm-log and --device-tree are for a real realm; a simulated one sends its own (--send-dtb after --)")
+        if options["vmm_log"] or options["logs"] or options["device_tree"]:
+            raise click.UsageError(
+                "--vmm-log, --log and --device-tree are for a real realm; a simulated one sends its own (--send-dtb after --)"
+            )
         from kbs_rim.cli.simulate import realm_from_arguments
 
         return realm_from_arguments(arguments)
@@ -88,7 +92,33 @@ def _source(options: dict[str, Any]) -> "EvidenceSource":
     from kbs_rim.realm.tsm import CCEL_DATA, REPORT_ROOT, ConfigfsTree, TsmEvidence
 
     tree = ConfigfsTree(options["tsm_root"] or REPORT_ROOT)
-    return TsmEvidence(tree, ccel=options["ccel"] or CCEL_DATA, vmm_log=options["vmm_log"], device_tree=options["device_tree"])
+    return TsmEvidence(
+        tree,
+        ccel=options["ccel"] or CCEL_DATA,
+        vmm_log=options["vmm_log"],
+        logs=_named_logs(options["logs"]),
+        device_tree=options["device_tree"],
+    )
+
+
+def _named_logs(values: Sequence[str]) -> "dict[LogLabel, Path]":
+    """Read KIND=FILE values. A kind whose numbering is open is named with it: nothing is guessed."""
+    from kbs_rim.evidence.log_label import LABELS, parse_label
+
+    named: dict[LogLabel, Path] = {}
+    for value in values:
+        kind, separator, path = value.partition("=")
+        try:
+            label = parse_label(kind)
+        except ValueError:
+            known = ", ".join(label.value for label in LABELS)
+            raise click.BadParameter(f"{kind} is no kind of log; those are {known}", param_hint="--log") from None
+        if not separator or not path:
+            raise click.BadParameter(f"{value} names no file", param_hint="--log")
+        if any(label.format is other.format for other in named):
+            raise click.BadParameter(f"two logs of the kind {label.format.value}", param_hint="--log")
+        named[label] = Path(path)
+    return named
 
 
 def _warn_about_transport(broker: str) -> None:

@@ -2,7 +2,7 @@
 
 Nothing here is believed: token and logs are taken apart and handed on as bytes (DESIGN.md section 5, step 1). Which form a
 token has is read from its CBOR tag by ``cca_token``, never from a media type (``specs/cca-token.md`` 1.4). Each log carries
-its kind, because the kind decides how its register indices are numbered (``specs/measurement-log.md`` 3.1).
+a label, because its bytes do not tell what its register numbers count (``log_label``).
 
 | media type of the body | form |
 |---|---|
@@ -12,8 +12,9 @@ its kind, because the kind decides how its register indices are numbered (``spec
 | ``multipart/mixed`` or ``multipart/related`` | the token first, then logs and device tree, each with its type |
 | ``application/cmw+cbor``, ``application/cmw+json`` | a collection of the conceptual message wrapper (RFC 9999) |
 
-Inside multipart and CMW a log has the type ``application/vnd.kbs-rim.log; kind=vmm``. No other type of log is read: none
-of those in use says which register numbering it has. A device tree has the type ``application/vnd.kbs-rim.device-tree``; it proves
+Inside multipart and CMW a log has the type ``application/vnd.kbs-rim.log; kind=vmm``, or for formats that leave the numbering open
+``...; kind=cel-tlv; registers=mr``; in JSON that is the member ``cel-tlv.mr``. No other type of log is read: none of those in use says
+which register numbering it has. A device tree has the type ``application/vnd.kbs-rim.device-tree``; it proves
 nothing by itself.
 """
 
@@ -22,6 +23,8 @@ from dataclasses import dataclass, field
 
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence import base64url, strict_cbor, strict_json
+from kbs_rim.evidence.event_log import LogFormat
+from kbs_rim.evidence.log_label import LABELS, LogLabel, label_of, parse_label
 from kbs_rim.evidence.media_type import MediaType, parse_media_type
 from kbs_rim.evidence.multipart import parse_multipart
 from kbs_rim.evidence.tcg_log import LogKind
@@ -66,35 +69,39 @@ _COLLECTION_TYPE_KEY = "__cmwc_t"
 _INDICATOR_EVIDENCE = 4  # bit 2 of the CMW indicator (RFC 9999, CMW indicators registry)
 _INDICATORS = range(1, 16)
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii"})
-_MAX_PARTS = 2 + len(LogKind)
+_MAX_PARTS = 2 + len(LogFormat)
 _MAJOR_TYPE_TAG = 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Evidence:
-    """A CCA token and its logs as bytes, in the order of ``LogKind``; at most one log of each kind, the token not empty.
+    """A CCA token and its logs as bytes, in the order of ``LogFormat``; at most one log of each format, the token not empty.
 
-    ``device_tree`` is what the guest says it was started with.
+    A kind or format that leaves nothing open stands for its label. ``device_tree`` is what the guest says it was started with.
     """
 
     token: bytes = field(repr=False)
-    logs: tuple[tuple[LogKind, bytes], ...] = field(default=(), repr=False)
+    logs: tuple[tuple[LogLabel, bytes], ...] = field(default=(), repr=False)
     device_tree: bytes | None = field(default=None, repr=False)
 
-    def __post_init__(self) -> None:
-        if not self.token:
+    def __init__(
+        self, token: bytes, logs: Iterable[tuple[LogLabel | LogKind | LogFormat, bytes]] = (), device_tree: bytes | None = None
+    ) -> None:
+        """Raises ``MalformedEvidence("envelope.*")``, and ``ValueError`` for a format that needs a numbering."""
+        if not token:
             raise MalformedEvidence("envelope.token-missing", "the token is empty")
-        if self.device_tree == b"":
+        if device_tree == b"":
             raise MalformedEvidence("envelope.malformed", "the device tree is empty")
-        kinds = [kind for kind, _ in self.logs]
-        if len(set(kinds)) != len(kinds):
+        labelled = sorted(((label_of(kind), log) for kind, log in logs), key=lambda item: item[0].place)
+        if len({label.format for label, _ in labelled}) != len(labelled):
             raise MalformedEvidence("envelope.duplicate", "the envelope holds two logs of one kind")
-        order = list(LogKind)
-        object.__setattr__(self, "logs", tuple(sorted(self.logs, key=lambda log: order.index(log[0]))))
+        object.__setattr__(self, "token", token)
+        object.__setattr__(self, "logs", tuple(labelled))
+        object.__setattr__(self, "device_tree", device_tree)
 
-    def log(self, kind: LogKind) -> bytes | None:
-        """Return the log of one kind, if it was sent."""
-        return dict(self.logs).get(kind)
+    def log(self, kind: LogLabel | LogKind | LogFormat) -> bytes | None:
+        """Return the log with this label, if it was sent."""
+        return dict(self.logs).get(label_of(kind))
 
 
 def parse_evidence(media_type: str, body: bytes, limits: Limits = DEFAULT_LIMITS) -> Evidence:
@@ -117,7 +124,7 @@ def parse_evidence(media_type: str, body: bytes, limits: Limits = DEFAULT_LIMITS
 
 def encode_evidence_json(evidence: Evidence) -> bytes:
     """Return the body for ``EVIDENCE_JSON_TYPE``."""
-    logs: dict[str, strict_json.JsonValue] = {kind.value: base64url.encode(log) for kind, log in evidence.logs}
+    logs: dict[str, strict_json.JsonValue] = {label.value: base64url.encode(log) for label, log in evidence.logs}
     document: dict[str, strict_json.JsonValue] = {"token": base64url.encode(evidence.token), "logs": logs}
     if evidence.device_tree is not None:
         document["device_tree"] = base64url.encode(evidence.device_tree)
@@ -150,9 +157,14 @@ def _records_of(evidence: Evidence) -> tuple[tuple[str, str, bytes], ...]:
     tree = () if evidence.device_tree is None else (("device-tree", DEVICE_TREE_TYPE, evidence.device_tree),)
     return (
         ("token", EAT_COLLECTION_TYPE, evidence.token),
-        *((kind.value, f"{LOG_TYPE}; kind={kind.value}", log) for kind, log in evidence.logs),
+        *((label.value, _log_type(label), log) for label, log in evidence.logs),
         *tree,
     )
+
+
+def _log_type(label: LogLabel) -> str:
+    name, _, registers = label.value.partition(".")
+    return f"{LOG_TYPE}; kind={name}" + (f"; registers={registers}" if registers else "")
 
 
 def _without_charset(given: MediaType) -> MediaType:
@@ -205,7 +217,7 @@ def _from_json(given: MediaType, body: bytes, limits: Limits) -> Evidence:
         raise MalformedEvidence("envelope.malformed", "the member logs is not an object")
     return Evidence(
         _tagged_token(_base64_member(document["token"], "the token")),
-        tuple((_log_kind(kind, "envelope.unknown-member"), _base64_member(log, "a log")) for kind, log in logs.items()),
+        tuple((_label(kind, None, "envelope.unknown-member"), _base64_member(log, "a log")) for kind, log in logs.items()),
         _base64_member(document["device_tree"], "the device tree") if "device_tree" in document else None,
     )
 
@@ -216,11 +228,12 @@ def _base64_member(value: strict_json.JsonValue, what: str) -> bytes:
     return base64url.decode(value, what=what)
 
 
-def _log_kind(name: str, finding_id: str) -> LogKind:
+def _label(kind: str, registers: str | None, finding_id: str) -> LogLabel:
     try:
-        return LogKind(name)
+        return parse_label(kind, registers)
     except ValueError:
-        raise MalformedEvidence(finding_id, "a log has an unknown kind", expected=", ".join(LogKind)) from None
+        known = ", ".join(label.value for label in LABELS)
+        raise MalformedEvidence(finding_id, "a log has an unknown kind, or does not say what it counts", expected=known) from None
 
 
 def _from_multipart(given: MediaType, body: bytes, limits: Limits) -> Evidence:
@@ -236,12 +249,15 @@ def _collect(pieces: Iterable[tuple[MediaType, bytes]]) -> Evidence:
     """Sort typed pieces into one token, logs, and perhaps a device tree."""
     tokens: list[bytes] = []
     trees: list[bytes] = []
-    logs: list[tuple[LogKind, bytes]] = []
+    logs: list[tuple[LogLabel, bytes]] = []
     for given, value in pieces:
         if _is_token_type(given):
             tokens.append(_tagged_token(value))
-        elif given.name == LOG_TYPE and set(given.parameters) == {"kind"}:
-            logs.append((_log_kind(given.parameters["kind"], "envelope.media-type"), value))
+        elif given.name == LOG_TYPE and "kind" in given.parameters and set(given.parameters) <= {"kind", "registers"}:
+            kind = given.parameters["kind"]
+            if "." in kind:
+                raise _unknown_type(LOG_TYPE)
+            logs.append((_label(kind, given.parameters.get("registers"), "envelope.media-type"), value))
         elif given.name == DEVICE_TREE_TYPE and not given.parameters:
             trees.append(value)
         else:

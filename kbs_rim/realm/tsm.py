@@ -10,12 +10,13 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from kbs_rim.evidence.envelope import Evidence
-from kbs_rim.evidence.tcg_log import LogKind
+from kbs_rim.evidence.event_log import LogFormat
+from kbs_rim.evidence.log_label import LogLabel, label_of
 from kbs_rim.limits import DEFAULT_LIMITS, Limits
 from kbs_rim.realm.failures import EvidenceUnavailable
 
@@ -180,16 +181,23 @@ def _explain(error: OSError) -> str:
     return f"{_EXPLANATIONS.get(name, 'the report could not be made')} ({name})"
 
 
-def read_logs(*, ccel: Path = CCEL_DATA, vmm_log: Path | None = None, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[LogKind, bytes], ...]:
-    """Return the logs there are: the VMM's, if a file is named, and the firmware's CCEL, if ACPI has one.
+def read_logs(
+    *,
+    ccel: Path = CCEL_DATA,
+    vmm_log: Path | None = None,
+    others: Mapping[LogLabel, Path] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[tuple[LogLabel, bytes], ...]:
+    """Return the logs there are: the VMM's and ``others``, if files are named, and the firmware's CCEL, if ACPI has one.
 
     Logs are not secret and not trusted, so only their size is looked at. Raises ``EvidenceUnavailable`` or ``OSError``.
     """
-    logs = []
-    if vmm_log is not None:
-        logs.append((LogKind.VMM, _log_at(vmm_log, limits)))
-    with contextlib.suppress(FileNotFoundError):
-        logs.append((LogKind.CC, _log_at(ccel, limits)))
+    named = {} if vmm_log is None else {label_of(LogFormat.VMM): vmm_log}
+    named.update(others or {})
+    logs = [(label, _log_at(path, limits)) for label, path in named.items()]
+    if label_of(LogFormat.CC) not in named:
+        with contextlib.suppress(FileNotFoundError):
+            logs.append((label_of(LogFormat.CC), _log_at(ccel, limits)))
     return tuple(logs)
 
 
@@ -209,20 +217,27 @@ class TsmEvidence:
     """Where a real realm gets its evidence from."""
 
     def __init__(
-        self, tree: ReportTree | None = None, *, ccel: Path = CCEL_DATA, vmm_log: Path | None = None, device_tree: Path | None = None
+        self,
+        tree: ReportTree | None = None,
+        *,
+        ccel: Path = CCEL_DATA,
+        vmm_log: Path | None = None,
+        logs: Mapping[LogLabel, Path] | None = None,
+        device_tree: Path | None = None,
     ) -> None:
-        """``vmm_log`` is a file: Linux has no interface to the VMM's log, so it comes by another channel.
+        """``vmm_log`` is a file: Linux has no interface to the VMM's log, so it comes by another channel. ``logs`` are any others.
 
         ``device_tree`` is the tree as it was loaded; Linux has it as /sys/firmware/fdt, unless it wiped a seed in it.
         """
         self._tree = tree or ConfigfsTree()
         self._ccel = ccel
         self._vmm_log = vmm_log
+        self._logs = dict(logs or {})
         self._device_tree = device_tree
 
     def evidence(self, challenge: bytes) -> Evidence:
         """Return token, logs and device tree; raise ``EvidenceUnavailable``, or ``OSError`` for a file that cannot be read."""
-        logs = read_logs(ccel=self._ccel, vmm_log=self._vmm_log)
+        logs = read_logs(ccel=self._ccel, vmm_log=self._vmm_log, others=self._logs)
         most = DEFAULT_LIMITS.device_tree_bytes
         tree = None if self._device_tree is None else _bytes_at(self._device_tree, "a device tree", most)
         return Evidence(read_token(challenge, self._tree), logs, tree)

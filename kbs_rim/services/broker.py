@@ -199,7 +199,7 @@ class Broker:
                 # Base64 of two megabytes takes as long as a hundred small requests.
                 attempt.evidence = await self._off_loop(lambda: parse_evidence(media_type, body, self._policy.limits))
                 attempt.payloads = {"token": attempt.evidence.token}
-                attempt.payloads.update({f"log.{kind.value}": data for kind, data in attempt.evidence.logs})
+                attempt.payloads.update({f"log.{label.value}": data for label, data in attempt.evidence.logs})
                 if attempt.evidence.device_tree is not None:
                     attempt.payloads["device-tree"] = attempt.evidence.device_tree
                 attempt.token = parse_cca_token(attempt.evidence.token, self._policy.limits)
@@ -218,7 +218,8 @@ class Broker:
             finding = Finding("platform.not-judged", "the external verifier gave no usable answer")
             await self._write(attempt, VerdictKind.UNAVAILABLE, (finding,))
             _log.error("verifier unavailable", ticket=attempt.ticket, reason=str(error))
-            raise
+            # Not the same object: guests that wait for one look-up of the verifier share its error.
+            raise VerifierUnavailable(str(error), retry_after_s=error.retry_after_s, ticket=attempt.ticket) from error
         finally:
             question.cancel()  # whatever happened, no question outlives the exchange that asked it
             await asyncio.gather(question, return_exceptions=True)

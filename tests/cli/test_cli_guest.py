@@ -18,7 +18,8 @@ from small_broker import SECRET, TAG, HostileProxy, SmallBroker
 
 from kbs_rim.cli import main
 from kbs_rim.evidence.cca_token import parse_cca_token
-from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, parse_evidence
+from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, Evidence, parse_evidence
+from kbs_rim.evidence.log_label import parse_label
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.measurement.boot_plan import boot_plan_from_log
 
@@ -62,7 +63,7 @@ async def test_a_simulated_realm_prints_the_secret_and_nothing_else(guest, url, 
     assert (code, out, err) == (0, SECRET, "")
     evidence = parse_evidence(EVIDENCE_JSON_TYPE, broker.bodies[0])
     token = parse_cca_token(evidence.token)
-    plan = boot_plan_from_log(parse_tcg_log(dict(evidence.logs)[LogKind.VMM], LogKind.VMM))
+    plan = boot_plan_from_log(parse_tcg_log(evidence.log(LogKind.VMM), LogKind.VMM))
     assert [image.description for image in plan.images] == ["KERNEL", "DTB"]
     assert any(token.realm.claims.initial_measurement)
 
@@ -135,12 +136,20 @@ async def test_a_real_realm_reads_configfs_and_its_logs(guest, url, broker, tmp_
         return kernel
 
     monkeypatch.setattr("kbs_rim.realm.tsm.ConfigfsTree", tree)
-    for name in ("report", "ccel", "vmm"):
+    for name in ("report", "ccel", "vmm", "cel"):
         (tmp_path / name).mkdir() if name == "report" else (tmp_path / name).write_bytes(name.encode())
-    logs = ("--ccel", tmp_path / "ccel", "--vmm-log", tmp_path / "vmm")
+    logs = ("--ccel", tmp_path / "ccel", "--vmm-log", tmp_path / "vmm", "--log", f"cel-tlv.mr={tmp_path / 'cel'}")
     code, out, err = await guest("k", "--broker", url, "--tsm-root", tmp_path / "report", *logs)
     assert (code, out, err) == (0, SECRET, "")
-    assert dict(parse_evidence(EVIDENCE_JSON_TYPE, broker.bodies[0]).logs) == {LogKind.VMM: b"vmm", LogKind.CC: b"ccel"}
+    logs = ((LogKind.VMM, b"vmm"), (LogKind.CC, b"ccel"), (parse_label("cel-tlv.mr"), b"cel"))
+    assert parse_evidence(EVIDENCE_JSON_TYPE, broker.bodies[0]).logs == Evidence(b"x", logs).logs
+
+
+@pytest.mark.parametrize("named", ["cel-tlv=f", "syslog=f", "aael", "aael=", "cel-tlv.rim=f"])
+async def test_a_log_is_named_with_what_it_counts(guest, tmp_path, named):
+    code, out, err = await guest("k", "--broker", "http://127.0.0.1:9", "--tsm-root", tmp_path, "--log", named)
+    assert (code, out) == (64, b"")
+    assert "--log" in err
 
 
 async def test_plain_http_to_another_machine_is_warned_about(guest, vm):

@@ -10,6 +10,7 @@ import pytest
 from kbs_rim.appraisal.endorsement_files import parse_endorsements
 from kbs_rim.cli import main
 from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, parse_evidence
+from kbs_rim.evidence.event_log import LogFormat
 from kbs_rim.realm.lies import Lie
 
 IMAGES = Path(__file__).parent.parent / "vectors" / "vmm" / "images"
@@ -104,7 +105,7 @@ def test_evidence_is_an_envelope(capsys, tmp_path, kernel, initrd):
     path, log = tmp_path / "evidence.json", tmp_path / "log"
     assert run(capsys, *vm("qemu", kernel, initrd, "--challenge", CHALLENGE, "--evidence-out", path, "--log-out", log))[0] == 0
     evidence = parse_evidence(EVIDENCE_JSON_TYPE, path.read_bytes())
-    assert dict(evidence.logs)["vmm"] == log.read_bytes()
+    assert evidence.log(LogFormat.VMM) == log.read_bytes()
 
 
 def test_text_names_rim_and_layout(capsys, kernel, initrd):

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence import base64url, envelope
 from kbs_rim.evidence.envelope import ACCEPTED_MEDIA_TYPES, EAT_COLLECTION_TYPE, Evidence, parse_evidence
+from kbs_rim.evidence.event_log import LogFormat, RegisterKind
+from kbs_rim.evidence.log_label import LABELS, LogLabel, parse_label
 from kbs_rim.evidence.tcg_log import LogKind
 from kbs_rim.limits import Limits
 
@@ -23,7 +25,7 @@ MULTIPART = "multipart/mixed; boundary=frontier"
 VMM = "application/vnd.kbs-rim.log; kind=vmm"
 
 TOKENS = st.binary(max_size=80).map(TOKEN.__add__)
-LOGS = st.dictionaries(st.sampled_from(LogKind), st.binary(max_size=80), max_size=3).map(lambda logs: tuple(logs.items()))
+LOGS = st.lists(st.tuples(st.sampled_from(LABELS), st.binary(max_size=80)), unique_by=lambda log: log[0].format).map(tuple)
 EVIDENCE = st.builds(Evidence, TOKENS, LOGS, st.none() | st.binary(min_size=1, max_size=80))
 
 
@@ -159,7 +161,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read() -> None:
 
 def test_the_logs_come_in_one_order_whatever_the_sender_chose() -> None:
     one = parse_evidence(JSON, json.dumps({"logs": {"cc": b64(b"c"), "vmm": b64(b"v")}, "token": b64(TOKEN)}).encode())
-    assert one.logs == ((LogKind.VMM, b"v"), (LogKind.CC, b"c"))
+    assert [(label.value, log) for label, log in one.logs] == [("vmm", b"v"), ("cc", b"c")]
     assert one.log(LogKind.CC) == b"c"
     assert one.log(LogKind.TPM) is None
 
@@ -201,7 +203,11 @@ def test_base64_text_is_read_only_under_the_old_clients_type() -> None:
         ("token without a tag", "envelope.malformed", {"token": "AAAA"}),
         ("token in standard base64", "envelope.base64", {"token": "2Q+/"}),
         ("unknown member", "envelope.unknown-member", {"token": b64(TOKEN), "log": "AAAA"}),
-        ("unknown kind", "envelope.unknown-member", {"token": b64(TOKEN), "logs": {"ima": "AAAA"}}),
+        ("unknown kind", "envelope.unknown-member", {"token": b64(TOKEN), "logs": {"syslog": "AAAA"}}),
+        ("numbering not said", "envelope.unknown-member", {"token": b64(TOKEN), "logs": {"cel-tlv": "AAAA"}}),
+        ("numbering that the format does not have", "envelope.unknown-member", {"token": b64(TOKEN), "logs": {"cc.pcr": "AAAA"}}),
+        ("numbering of the RIM", "envelope.unknown-member", {"token": b64(TOKEN), "logs": {"cel-cbor.rim": "AAAA"}}),
+        ("one format, two numberings", "envelope.duplicate", {"token": b64(TOKEN), "logs": {"aael": "AAAA", "aael.pcr": "AAAA"}}),
         ("kind in capitals", "envelope.unknown-member", {"token": b64(TOKEN), "logs": {"VMM": "AAAA"}}),
         ("logs in a list", "envelope.malformed", {"token": b64(TOKEN), "logs": ["AAAA"]}),
         ("logs null", "envelope.malformed", {"token": b64(TOKEN), "logs": None}),
@@ -236,6 +242,7 @@ def test_multipart_with_what_clients_add() -> None:
 
 PART = ("Content-Type: application/cbor", TOKEN)
 LOG_PART = (f"Content-Type: {VMM}", b"log")
+CEL_PART = ("Content-Type: application/vnd.kbs-rim.log; kind=cel-tlv; registers=mr", b"cel")
 TREE_PART = ("Content-Type: application/vnd.kbs-rim.device-tree", b"tree")
 
 
@@ -260,7 +267,7 @@ TREE_PART = ("Content-Type: application/vnd.kbs-rim.device-tree", b"tree")
         ("unknown header", "envelope.unknown-member", multipart((PART[0] + "\r\nX-Kind: vmm", TOKEN))),
         ("base64", "envelope.malformed", multipart((PART[0] + "\r\nContent-Transfer-Encoding: base64", TOKEN))),
         ("wrong length", "envelope.malformed", multipart((PART[0] + "\r\nContent-Length: 5", TOKEN))),
-        ("six parts", "envelope.malformed", multipart(PART, LOG_PART, LOG_PART, LOG_PART, LOG_PART, LOG_PART)),
+        ("eleven parts", "envelope.malformed", multipart(PART, *[LOG_PART] * 10)),
         ("two device trees", "envelope.duplicate", multipart(PART, TREE_PART, TREE_PART)),
         ("device tree with a parameter", "envelope.media-type", multipart(PART, (TREE_PART[0] + "; kind=dtb", b"tree"))),
         ("empty device tree", "envelope.malformed", multipart(PART, (TREE_PART[0], b""))),
@@ -269,7 +276,14 @@ TREE_PART = ("Content-Type: application/vnd.kbs-rim.device-tree", b"tree")
         ("two tokens", "envelope.duplicate", multipart(PART, PART)),
         ("two logs of one kind", "envelope.duplicate", multipart(PART, LOG_PART, LOG_PART)),
         ("log of no kind", "envelope.media-type", multipart(PART, ("Content-Type: application/vnd.kbs-rim.log", b"log"))),
-        ("log of unknown kind", "envelope.media-type", multipart(PART, ("Content-Type: application/vnd.kbs-rim.log; kind=ima", b"log"))),
+        ("log of unknown kind", "envelope.media-type", multipart(PART, ("Content-Type: application/vnd.kbs-rim.log; kind=syslog", b"log"))),
+        ("log without its numbering", "envelope.media-type", multipart(PART, (CEL_PART[0].partition("; registers")[0], b"log"))),
+        ("log with a numbering of its own", "envelope.media-type", multipart(PART, (LOG_PART[0] + "; registers=mr", b"log"))),
+        (
+            "numbering in the kind",
+            "envelope.media-type",
+            multipart(PART, ("Content-Type: application/vnd.kbs-rim.log; kind=cel-tlv.mr", b"log")),
+        ),
         ("log of two kinds", "envelope.media-type", multipart(PART, (LOG_PART[0] + "; kind=cc", b"log"))),
         ("foreign type", "envelope.media-type", multipart(PART, ("Content-Type: application/vnd.tcg.tpm-event-log", b"log"))),
         ("nested", "envelope.media-type", multipart(PART, ("Content-Type: multipart/mixed; boundary=inner", b"--inner--"))),
@@ -352,7 +366,7 @@ def test_the_collection_type_of_header_and_body_must_agree() -> None:
         ("no token", "envelope.token-missing", cmw({1: LOG_RECORD})),
         ("two tokens", "envelope.duplicate", cmw({1: TOKEN_RECORD, 2: TOKEN_RECORD})),
         ("two logs of one kind", "envelope.duplicate", cmw({1: TOKEN_RECORD, 2: LOG_RECORD, 3: LOG_RECORD})),
-        ("six records", "envelope.malformed", cmw({1: TOKEN_RECORD, **dict.fromkeys(range(2, 7), LOG_RECORD)})),
+        ("eleven records", "envelope.malformed", cmw({1: TOKEN_RECORD, **dict.fromkeys(range(2, 12), LOG_RECORD)})),
         ("two device trees", "envelope.duplicate", cmw({1: TOKEN_RECORD, 2: TREE_RECORD, 3: TREE_RECORD})),
         ("same label twice", "cbor.duplicate-key", b"\xa2\x01" + cmw(TOKEN_RECORD) + b"\x01" + cmw(TOKEN_RECORD)),
         ("same label twice, two encodings", "cbor.duplicate-key", b"\xa2\x01" + cmw(TOKEN_RECORD) + b"\x18\x01" + cmw(LOG_RECORD)),
@@ -410,3 +424,32 @@ def test_no_content_reaches_a_message() -> None:
     for media_type, body in bodies:
         error = refusal(media_type, body)
         assert marker not in f"{error} {error!r} {error.expected} {error.seen}"
+
+
+# --- labels of logs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_canonical_log_says_what_it_counts() -> None:
+    body = multipart(PART, LOG_PART, CEL_PART)
+    label = LogLabel(LogFormat.CEL_TLV, RegisterKind.MR)
+    evidence = parse_evidence(MULTIPART, body)
+    assert evidence.logs == Evidence(TOKEN, ((LogKind.VMM, b"log"), (label, b"cel"))).logs
+    assert evidence.log(label) == b"cel"
+    assert evidence.log(LogLabel(LogFormat.CEL_TLV, RegisterKind.PCR)) is None
+
+
+@pytest.mark.parametrize("label", LABELS, ids=str)
+def test_labels_are_read_back(label: LogLabel) -> None:
+    assert parse_label(label.value) == label
+    evidence = Evidence(TOKEN, ((label, b"x"),))
+    for type_, encoded in (
+        (envelope.EVIDENCE_JSON_TYPE, envelope.encode_evidence_json(evidence)),
+        (envelope.CMW_CBOR_TYPE, envelope.encode_evidence_cmw_cbor(evidence)),
+        (envelope.CMW_JSON_TYPE, envelope.encode_evidence_cmw_json(evidence)),
+    ):
+        assert parse_evidence(type_, encoded) == evidence
+
+
+def test_a_canonical_log_without_numbering_cannot_be_named() -> None:
+    with pytest.raises(ValueError, match="must be said"):
+        Evidence(TOKEN, ((LogFormat.CEL_JSON, b"[]"),))

@@ -6,7 +6,6 @@ import os
 import pytest
 from fake_configfs import Kernel
 
-from kbs_rim.evidence.tcg_log import LogKind
 from kbs_rim.limits import Limits
 from kbs_rim.realm.failures import EvidenceUnavailable
 from kbs_rim.realm.tsm import ConfigfsTree, TsmEvidence, read_logs, read_token
@@ -110,7 +109,7 @@ def test_evidence_holds_token_and_logs(kernel, tmp_path):
     (logs / "vmm").write_bytes(b"vmm log")
     evidence = TsmEvidence(kernel_in(kernel, "tsm"), ccel=logs / "CCEL", vmm_log=logs / "vmm").evidence(CHALLENGE)
     assert evidence.token == b"token for " + CHALLENGE
-    assert dict(evidence.logs) == {LogKind.VMM: b"vmm log", LogKind.CC: b"firmware log"}
+    assert {label.value: log for label, log in evidence.logs} == {"vmm": b"vmm log", "cc": b"firmware log"}
 
 
 def test_evidence_holds_the_device_tree_that_was_named(kernel, tmp_path):
