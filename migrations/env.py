@@ -8,7 +8,7 @@ import asyncio
 from typing import Any, Literal
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
 
 from kbs_rim.adapters.db.engine import normalise_url, postgres_engine, sqlite_engine
 from kbs_rim.adapters.db.models import Base, JsonText, UtcDateTime
@@ -36,16 +36,24 @@ def run(connection: Connection) -> None:
         context.run_migrations()
 
 
-async def run_standalone(text: str) -> None:
+def run_standalone(text: str) -> None:
     """Connect by ourselves, for the ``alembic`` command."""
     url = normalise_url(text)
-    sqlite = url.get_backend_name() == "sqlite"
-    engine = sqlite_engine(url, pool_size=1, create=True, foreign_keys=False) if sqlite else postgres_engine(url, pool_size=1)
-    try:
-        async with engine.begin() as connection:
-            await connection.run_sync(run)
-    finally:
-        await engine.dispose()
+    if url.get_backend_name() != "sqlite":
+        asyncio.run(run_on_postgres(url))
+        return
+    engine = sqlite_engine(url, pool_size=1, create=True, foreign_keys=False)
+    with engine.begin() as connection:
+        run(connection)
+    engine.dispose()
+
+
+async def run_on_postgres(url: URL) -> None:
+    """Connect through the asynchronous driver, which is the one that there is."""
+    engine = postgres_engine(url, pool_size=1)
+    async with engine.begin() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
 
 
 if context.is_offline_mode():
@@ -57,4 +65,4 @@ else:
     url = context.get_x_argument(as_dictionary=True).get("url")
     if not url:
         raise SystemExit("say which database: -x url=sqlite:////path/to/a.db")
-    asyncio.run(run_standalone(url))
+    run_standalone(url)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlalchemy.orm import Session
 
 from kbs_rim.adapters.db import Store, open_store
 from kbs_rim.adapters.db.migrate import upgrade
@@ -35,6 +36,11 @@ START_TIMEOUT_S = 30
 USER = "kbs_rim"
 _PR_SET_PDEATHSIG = 1
 _numbers = count()
+
+
+def query_plan(statement: str, parameters: tuple, session: Session) -> list[str]:
+    """The steps in which SQLite would execute the statement."""
+    return [row[-1] for row in session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
 
 
 class PostgresServer:

@@ -3,6 +3,7 @@
 import gzip
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import event, text
@@ -13,6 +14,7 @@ from kbs_rim.errors import Conflict, NotFound
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.measurement.image import measure_image
 from kbs_rim.ports import ImageState
+from tests.postgres import query_plan
 from tests.registry_values import AT, change, image, kernel_bytes
 
 LATER = AT + timedelta(days=1)
@@ -165,17 +167,15 @@ async def test_find_images_scans_no_table(sqlite_url: str) -> None:
     def note(_connection, _cursor, statement, parameters, *_rest) -> None:
         statements.append((statement, parameters))
 
-    engine = store.database._reader.sync_engine
+    engine, _ = store.database.engines
     event.listen(engine, "before_cursor_execute", note)
     await store.images.find_images(digests_of(image()))
     event.remove(engine, "before_cursor_execute", note)
     selects = [item for item in statements if item[0].startswith("SELECT")]
     assert len(selects) == 2, "one query for the images, one for the granules"
     async with store.database.reading() as session:
-        connection = await session.connection()
         for statement, parameters in selects:
-            plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            steps = [row[-1] for row in plan]
+            steps = await session.run(partial(query_plan, statement, parameters))
             assert steps
             assert not any(step.startswith("SCAN") for step in steps), steps
     await store.close()

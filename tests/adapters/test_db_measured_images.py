@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from sqlalchemy import event, text
@@ -14,6 +15,7 @@ from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.measurement.image import measure_image
 from kbs_rim.ports import ImageRecord, ImageState
 from tests.pe_builder import PeFile, Section, signed, uki, volume
+from tests.postgres import query_plan
 from tests.registry_values import change, image
 
 KERNEL = b"kernel" * 100
@@ -116,7 +118,7 @@ async def test_a_log_that_names_every_image_costs_no_more(store: Store) -> None:
             await session.execute(
                 text(
                     "INSERT INTO image_revisions VALUES"
-                    " (:id, 1, '[]', 'active', '2026-01-01 00:00:00', 'ada', '', '2026-01-01 00:00:00', 'ada', NULL)"
+                    " (:id, 1, '[]', 'active', '2026-01-01 00:00:00', 'ada', '', '2026-01-01 00:00:00', 'ada', NULL, 1)"
                 ),
                 {"id": record.id},
             )
@@ -196,16 +198,15 @@ async def test_the_search_scans_no_table(sqlite_url: str) -> None:
     def note(_connection, _cursor, statement, parameters, *_rest) -> None:
         statements.append((statement, parameters))
 
-    engine = store.database._reader.sync_engine
+    engine, _ = store.database.engines
     event.listen(engine, "before_cursor_execute", note)
     await store.images.find_images_by_measurement(pairs(image(UKI)))
     event.remove(engine, "before_cursor_execute", note)
     selects = [item for item in statements if item[0].startswith("SELECT")]
     assert len(selects) == 2, "one query for the digests, one for the images"
     async with store.database.reading() as session:
-        connection = await session.connection()
         for statement, parameters in selects:
-            steps = [row[-1] for row in await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            steps = await session.run(partial(query_plan, statement, parameters))
             assert any("SEARCH image" in step for step in steps), steps
             assert not any(step.startswith("SCAN image") for step in steps), steps
     await store.close()

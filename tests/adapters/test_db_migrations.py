@@ -15,7 +15,6 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from kbs_rim.adapters.db import open_store
 from kbs_rim.adapters.db.engine import normalise_url, postgres_engine, sqlite_engine
@@ -45,15 +44,18 @@ def upgrade():
 """
 
 
-def engine_of(url: str) -> AsyncEngine:
-    address = normalise_url(url)
-    return sqlite_engine(address, pool_size=1) if address.get_backend_name() == "sqlite" else postgres_engine(address, pool_size=1)
-
-
 async def look(url: str, question):
-    engine = engine_of(url)
+    """Run ``question`` with a connection, in a transaction."""
+    address = normalise_url(url)
+    if address.get_backend_name() == "sqlite":
+        sqlite = sqlite_engine(address, pool_size=1)
+        with sqlite.begin() as connection:
+            answer = question(connection)
+        sqlite.dispose()
+        return answer
+    engine = postgres_engine(address, pool_size=1)
     try:
-        async with engine.connect() as connection:
+        async with engine.begin() as connection:
             return await connection.run_sync(question)
     finally:
         await engine.dispose()
@@ -127,12 +129,7 @@ def as_of(folder: Path, version: str) -> Path:
 
 
 async def run_sql(url: str, *statements: str) -> list:
-    engine = engine_of(url)
-    try:
-        async with engine.begin() as connection:
-            return [await connection.execute(text(statement)) for statement in statements]
-    finally:
-        await engine.dispose()
+    return await look(url, lambda connection: [connection.execute(text(statement)) for statement in statements])
 
 
 async def test_images_from_before_the_index_of_digests_are_found_in_it(empty_database_url: str, tmp_path: Path) -> None:

@@ -281,8 +281,8 @@ async def test_sqlite_is_durable_and_checks_foreign_keys(sqlite_url: str) -> Non
 @pytest.mark.parametrize(
     ("given_url", "expected"),
     [
-        ("sqlite:////var/lib/x.db", "sqlite+aiosqlite:////var/lib/x.db"),
-        ("sqlite+aiosqlite:///x.db", "sqlite+aiosqlite:///x.db"),
+        ("sqlite:////var/lib/x.db", "sqlite:////var/lib/x.db"),
+        ("sqlite+aiosqlite:///x.db", "sqlite:///x.db"),
         ("postgresql://u@h/d", "postgresql+asyncpg://u@h/d"),
         ("postgres://u@h/d", "postgresql+asyncpg://u@h/d"),
         ("postgresql+psycopg://u@h/d", "postgresql+asyncpg://u@h/d"),

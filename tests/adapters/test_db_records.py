@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from kbs_rim.adapters.db import Store, open_store
-from kbs_rim.adapters.db.registry_state import changing_registry, unchanged_registry
+from kbs_rim.adapters.db.registry_state import RegistryChange, hold_registry
 from kbs_rim.errors import Conflict, NotFound
 from kbs_rim.ledger.records import VerdictKind
 from kbs_rim.ports import AppraisalFilter, ImageState
@@ -169,8 +169,8 @@ async def test_a_release_waits_for_a_revocation_in_progress_and_then_fails(store
     replica = open_store(database_url)
     await store.images.add_image(image(), change())
     await store.records.append_appraisal(appraisal("ticket-1"), {})
-    async with changing_registry(store.database) as registry:
-        await registry.record(change("image.revoke"))
+    async with store.database.writing() as transaction:
+        await transaction.run(lambda session: RegistryChange(session).record(change("image.revoke")))
         attempt = asyncio.create_task(replica.records.append_release(release("ticket-1"), registry_sequence=1))
         done, _ = await asyncio.wait([attempt], timeout=0.1)
         assert not done, "the release did not wait for the change"
@@ -182,7 +182,8 @@ async def test_a_release_waits_for_a_revocation_in_progress_and_then_fails(store
 async def test_a_revocation_waits_for_a_release_in_progress(store: Store, database_url: str) -> None:
     replica = open_store(database_url)
     await store.images.add_image(image(), change())
-    async with unchanged_registry(store.database):
+    async with store.database.writing() as transaction:
+        await transaction.run(hold_registry)
         revocation = asyncio.create_task(replica.images.set_image_state(image().id, ImageState.REVOKED, "CVE", change()))
         done, _ = await asyncio.wait([revocation], timeout=0.1)
         assert not done, "the revocation returned while a release was in progress"

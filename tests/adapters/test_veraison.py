@@ -628,10 +628,10 @@ def test_settings_that_cannot_be(options):
 
 
 def test_missing_certificate_files(tmp_path):
-    with pytest.raises(ConfigurationError, match="cannot be used"):
+    with pytest.raises(ConfigurationError, match=r"verifier\.ca_file: .*missing\.pem cannot be read: No such file"):
         VeraisonVerifier(VeraisonSettings(url="https://verifier.example", ca_file=tmp_path / "missing.pem"))
     (tmp_path / "empty.pem").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot be used"):
+    with pytest.raises(ConfigurationError, match=r"verifier\.ca_file: .*empty\.pem holds no PEM certificate"):
         VeraisonVerifier(VeraisonSettings(url="https://verifier.example", ca_file=tmp_path / "empty.pem"))
 
 

@@ -2,12 +2,23 @@
 
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy.orm import Session
 
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.models import ChallengeRow
 from kbs_rim.errors import NotFound
 from kbs_rim.ports import Challenge, ChallengeOutcome
+
+_TABLE = ChallengeRow.__table__
+_ISSUE = insert(ChallengeRow)
+_REDEEM = (
+    update(ChallengeRow)
+    .where(ChallengeRow.id == bindparam("wanted"), ChallengeRow.redeemed_at.is_(None), ChallengeRow.expires_at > bindparam("at"))
+    .values(redeemed_at=bindparam("at"))
+    .returning(*_TABLE.c)
+)
+_KNOWN = select(ChallengeRow.redeemed_at).where(ChallengeRow.id == bindparam("wanted"))
 
 
 class Challenges:
@@ -20,18 +31,16 @@ class Challenges:
         """See ``ports.ChallengeStore``. Raise ``NotFound`` for a secret whose name no database can hold."""
         if not storable(challenge.secret):
             raise NotFound("request.secret-unknown", "no secret of this name is registered")
-        async with self._database.writing() as session:
-            await session.execute(
-                insert(ChallengeRow).values(
-                    id=challenge.id,
-                    secret=challenge.secret,
-                    value=challenge.value,
-                    salt=challenge.salt,
-                    jwk=dict(challenge.jwk),
-                    issued_at=challenge.issued_at,
-                    expires_at=challenge.expires_at,
-                )
-            )
+        values = {
+            "id": challenge.id,
+            "secret": challenge.secret,
+            "value": challenge.value,
+            "salt": challenge.salt,
+            "jwk": dict(challenge.jwk),
+            "issued_at": challenge.issued_at,
+            "expires_at": challenge.expires_at,
+        }
+        await self._database.write(lambda session: session.connection().execute(_ISSUE, values))
 
     async def redeem(self, challenge_id: str, at: datetime) -> Challenge | ChallengeOutcome:
         """See ``ports.ChallengeStore``.
@@ -41,30 +50,26 @@ class Challenges:
         """
         if not storable(challenge_id):
             return ChallengeOutcome.UNKNOWN
-        redeemed = (
-            update(ChallengeRow)
-            .where(ChallengeRow.id == challenge_id, ChallengeRow.redeemed_at.is_(None), ChallengeRow.expires_at > at)
-            .values(redeemed_at=at)
-            .returning(ChallengeRow)
-            .execution_options(synchronize_session=False)
-        )
-        async with self._database.writing() as session:
-            row = await session.scalar(redeemed)
-            if row is not None:
-                return _challenge(row)
-            known = await session.scalar(select(ChallengeRow).where(ChallengeRow.id == challenge_id))
-        if known is None:
-            return ChallengeOutcome.UNKNOWN
-        return ChallengeOutcome.EXPIRED if known.redeemed_at is None else ChallengeOutcome.REDEEMED
+        return await self._database.write(lambda session: _redeem(session, challenge_id, at))
 
     async def purge(self, before: datetime) -> int:
         """See ``ports.ChallengeStore``."""
-        async with self._database.writing() as session:
-            gone = await session.scalars(delete(ChallengeRow).where(ChallengeRow.expires_at < before).returning(ChallengeRow.id))
-            return len(gone.all())
+        gone = delete(ChallengeRow).where(ChallengeRow.expires_at < before).returning(ChallengeRow.id)
+        return await self._database.write(lambda session: len(session.scalars(gone).all()))
 
 
-def _challenge(row: ChallengeRow) -> Challenge:
+def _redeem(session: Session, challenge_id: str, at: datetime) -> Challenge | ChallengeOutcome:
+    connection = session.connection()
+    row = connection.execute(_REDEEM, {"wanted": challenge_id, "at": at}).one_or_none()
+    if row is not None:
+        return _challenge(row)
+    known = connection.execute(_KNOWN, {"wanted": challenge_id}).one_or_none()
+    if known is None:
+        return ChallengeOutcome.UNKNOWN
+    return ChallengeOutcome.EXPIRED if known.redeemed_at is None else ChallengeOutcome.REDEEMED
+
+
+def _challenge(row: Row[*tuple[object, ...]]) -> Challenge:
     return Challenge(
         id=row.id,
         secret=row.secret,

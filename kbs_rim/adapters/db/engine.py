@@ -1,26 +1,30 @@
 """Connections, transactions and the error boundary of the database.
 
-SQLite (``specs/dependencies.md`` section 3, trap 4): the driver's own transaction handling loses updates and cannot roll back
-DDL, so it is switched off; transactions that write begin with ``BEGIN IMMEDIATE`` on a pool of one connection, transactions
-that read have connections of their own. PostgreSQL: writers run at READ COMMITTED under explicit locks (``registry_state``),
-readers see one snapshot (REPEATABLE READ, READ ONLY).
+SQLite: the driver's own transaction handling loses updates and cannot roll back DDL, so it is switched off; transactions that
+write begin with ``BEGIN IMMEDIATE`` on a pool of one connection, transactions that read have connections of their own. A commit is
+on the disk when it returns (``synchronous = FULL``): no record, no release, whoever pulls the plug. PostgreSQL: writers run at
+READ COMMITTED under explicit locks (``registry_state``), readers see one snapshot (REPEATABLE READ, READ ONLY).
 """
 
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
+from kbs_rim.adapters.db.lanes import Lane, LoopLane, Steps, ThreadLane
 from kbs_rim.errors import ConfigurationError, Conflict, StoreUnavailable
 
+T = TypeVar("T")
 _CONNECT_TIMEOUT_S = 10
 _STATEMENT_TIMEOUT_S = 30
 """A statement that takes longer means that the server hangs: every query here is indexed and bounded."""
@@ -38,7 +42,7 @@ _TRANSLATED = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, UnicodeErr
 
 
 def normalise_url(text: str) -> URL:
-    """Return the URL with its async driver: SQLite through aiosqlite, PostgreSQL through asyncpg.
+    """Return the URL with its driver: SQLite through Python's own, PostgreSQL through asyncpg.
 
     libpq's ``sslmode`` is understood. Raise ``ConfigurationError`` for any other database and for SQLite in memory, which
     would forget the record.
@@ -51,7 +55,7 @@ def normalise_url(text: str) -> URL:
     if backend == "sqlite":
         if url.database in (None, "", ":memory:") or url.query:
             raise ConfigurationError("database.url names no SQLite file: write sqlite:////path/to/kbs_rim.db, without options")
-        return url.set(drivername="sqlite+aiosqlite")
+        return url.set(drivername="sqlite")
     if backend in {"postgresql", "postgres"}:
         sslmode = url.query.get("sslmode")
         if sslmode is not None:
@@ -69,46 +73,69 @@ def storable(*texts: str | None) -> bool:
 
 
 class Database:
-    """The engines of one database, and the only two ways to use it: ``reading`` and ``writing``."""
+    """The engines of one database, and the only ways to use it.
+
+    A unit of work is a plain function of a session: ``read`` and ``write`` run it whole. With SQLite that is one trip to a thread; with
+    PostgreSQL the driver stays asynchronous, and each statement waits on the event loop. ``reading`` and ``writing`` are for
+    work in steps with something else in between.
+    """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
         """Prepare; nothing is connected yet. Raise ``ConfigurationError`` for a URL that cannot be used."""
         self.url = normalise_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._reader: Lane
+        self._writer: Lane
         if self.is_sqlite:
-            self._writer = sqlite_engine(self.url, pool_size=1)
-            self._reader = sqlite_engine(self.url, pool_size=pool_size, read_only=True)
+            self._writer = ThreadLane(sqlite_engine(self.url, pool_size=1), 1, _CHECKOUT_TIMEOUT_S)
+            self._reader = ThreadLane(sqlite_engine(self.url, pool_size=pool_size, read_only=True), pool_size, _CHECKOUT_TIMEOUT_S)
         else:
-            self._writer = postgres_engine(self.url, pool_size=pool_size)
+            engine = postgres_engine(self.url, pool_size=pool_size)
+            self._writer = LoopLane(engine)
             # The same pool: options travel with the transaction, not with the connection.
-            self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        self._write_session = async_sessionmaker(self._writer, expire_on_commit=False, autoflush=False)
-        self._read_session = async_sessionmaker(self._reader, expire_on_commit=False, autoflush=False)
+            self._reader = LoopLane(engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncSession]:
-        """One snapshot. Raise ``StoreUnavailable`` for whatever the database does."""
-        async with _boundary(), self._read_session() as session:
-            yield session
+    @property
+    def engines(self) -> tuple[Engine, Engine]:
+        """What reads and what writes; for watching what is sent to the database."""
+        return self._reader.engine, self._writer.engine
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncSession]:
-        """One transaction, committed when the block ends and rolled back when it raises.
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """Run ``work`` on one snapshot. Raise ``StoreUnavailable`` for whatever the database does."""
+        with _boundary():
+            return await self._reader.run(work)
 
-        Raise ``Conflict`` if a constraint says no, ``StoreUnavailable`` for whatever else the database does.
+    async def write(self, work: Callable[[Session], T]) -> T:
+        """Run ``work`` in one transaction: committed when it returns, rolled back when it raises.
+
+        Raise ``Conflict`` if a constraint says no, ``StoreUnavailable`` for whatever else the database does. Whoever is cancelled
+        while he waits does not know whether the transaction was committed, but it was whole or not at all, and holds nothing.
         """
-        async with _boundary(), self._write_session() as session:
-            yield session
-            await session.commit()
+        with _boundary():
+            return await self._writer.run(work)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Steps]:
+        """Open one snapshot. Raise as ``read``."""
+        with _boundary():
+            async with self._reader.open() as steps:
+                yield steps
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[Steps]:
+        """Open one transaction, committed when the block ends and rolled back when it raises. Raise as ``write``."""
+        with _boundary():
+            async with self._writer.open() as steps:
+                yield steps
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self._reader.dispose()
-        await self._writer.dispose()
+        """Finish what runs, and close every connection."""
+        await self._reader.close()
+        await self._writer.close()
 
 
-@asynccontextmanager
-async def _boundary() -> AsyncIterator[None]:
+@contextmanager
+def _boundary() -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
@@ -129,18 +156,20 @@ def _reason(error: BaseException) -> str:
     return f"{name} {code}" if code else name
 
 
-def sqlite_engine(url: URL, *, pool_size: int, read_only: bool = False, create: bool = False, foreign_keys: bool = True) -> AsyncEngine:
+def sqlite_engine(url: URL, *, pool_size: int, read_only: bool = False, create: bool = False, foreign_keys: bool = True) -> Engine:
     """An engine whose transactions are ours. ``create`` makes a missing file; otherwise a missing file is an error."""
     path = Path(url.database or "").absolute()
     # A URI, because only that refuses to make an empty database where a path was mistyped.
-    target = f"sqlite+aiosqlite:///file:{quote(str(path))}?mode={'rwc' if create else 'rw'}&uri=true"
-    engine = create_async_engine(
+    target = f"sqlite:///file:{quote(str(path))}?mode={'rwc' if create else 'rw'}&uri=true"
+    engine = create_engine(
         target,
+        poolclass=QueuePool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=_CHECKOUT_TIMEOUT_S,
         hide_parameters=True,
-        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000},
+        # A connection belongs to one transaction at a time, whichever thread runs it.
+        connect_args={"isolation_level": None, "timeout": _BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
     )
     pragmas = [
         f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}",
@@ -183,17 +212,17 @@ def postgres_engine(url: URL, *, pool_size: int, statement_timeout_s: int | None
         raise ConfigurationError("database.url names PostgreSQL, but asyncpg is not installed: install kbs-rim[postgres]") from None
 
 
-def _look_before_connecting(engine: AsyncEngine, path: Path) -> None:
-    """Refuse a file that is not there before aiosqlite starts a thread for it, which would outlive a short-lived event loop."""
+def _look_before_connecting(engine: Engine, path: Path) -> None:
+    """Refuse a file that is not there, or not ours to use, in the same words on every system."""
 
-    @event.listens_for(engine.sync_engine, "do_connect")
+    @event.listens_for(engine, "do_connect")
     def look(*_unused: Any) -> None:
         if not path.is_file() or not os.access(path, os.R_OK | os.W_OK):
             raise sqlite3.OperationalError("unable to open database file")
 
 
-def _on_connect(engine: AsyncEngine, statements: Iterable[str]) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
+def _on_connect(engine: Engine, statements: Iterable[str]) -> None:
+    @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
         for statement in statements:
@@ -201,7 +230,7 @@ def _on_connect(engine: AsyncEngine, statements: Iterable[str]) -> None:
         cursor.close()
 
 
-def _on_begin(engine: AsyncEngine, statement: str) -> None:
-    @event.listens_for(engine.sync_engine, "begin")
+def _on_begin(engine: Engine, statement: str) -> None:
+    @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
         connection.exec_driver_sql(statement)

@@ -3,6 +3,7 @@
 import asyncio
 
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from kbs_rim.adapters.db.engine import Database
 from kbs_rim.adapters.db.models import SCHEMA_VERSION
@@ -21,10 +22,15 @@ class StoreHealth:
     async def check_store(self) -> None:
         """See ``ports.Health``. Answers within five seconds."""
         try:
-            async with asyncio.timeout(_DEADLINE_S), self._database.reading() as session:
-                version = await session.scalar(text("SELECT version_num FROM alembic_version"))
-                await read_sequence(session)
+            async with asyncio.timeout(_DEADLINE_S):
+                version = await self._database.read(_version)
         except TimeoutError as error:
             raise StoreUnavailable(f"the database did not answer within {_DEADLINE_S} s") from error
         if version != SCHEMA_VERSION:
             raise StoreUnavailable(f"the database has schema {version}, this program needs {SCHEMA_VERSION}: run kbs-rim db upgrade")
+
+
+def _version(session: Session) -> str | None:
+    read_sequence(session)
+    version: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+    return version

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Select, and_, func, insert, or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.models import ImageDigestRow, ImageGranulesRow, ImageMeasuredDigestRow, ImageRevisionRow, ImageRow
-from kbs_rim.adapters.db.registry_state import changing_registry, read_sequence
+from kbs_rim.adapters.db.registry_state import RegistryChange, change_registry, read_sequence
 from kbs_rim.appraisal.workload import Role
 from kbs_rim.errors import Conflict, NotFound, StoreUnavailable, TheirFault
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
@@ -50,26 +50,21 @@ class Images:
             return []
         matches = or_(*(and_(ImageDigestRow.algorithm == name, ImageDigestRow.digest.in_(found)) for name, found in wanted.items()))
         found = select(ImageDigestRow.image_id).where(matches)
-        async with self._database.reading() as session:
-            records = await _records(session, present_images().where(ImageRow.id.in_(found)).order_by(ImageRow.id))
-            return await _with_granules(session, records, wanted) if with_granules else records
+
+        def find(session: Session) -> list[ImageRecord]:
+            records = _records(session, present_images().where(ImageRow.id.in_(found)).order_by(ImageRow.id))
+            return _with_granules(session, records, wanted) if with_granules else records
+
+        return await self._database.read(find)
 
     async def find_images_by_measurement(self, digests: Sequence[tuple[str, bytes]]) -> list[MeasuredImage]:
         """See ``ports.ImageReader``."""
         wanted = list(dict.fromkeys(digests))
-        found: dict[str, list[MeasuredDigest]] = defaultdict(list)
-        async with self._database.reading() as session:
-            for at in range(0, len(wanted), _DIGESTS_AT_ONCE):
-                for image_id, measured in await _measured_digests(session, wanted[at : at + _DIGESTS_AT_ONCE]):
-                    found[image_id].append(measured)
-            ids = sorted(found, key=lambda image_id: (-len(found[image_id]), image_id))[:_IMAGES_AT_MOST]
-            records = {record.id: record for record in await _records(session, present_images().where(ImageRow.id.in_(ids)))}
-        return [MeasuredImage(image=records[image_id], digests=tuple(found[image_id])) for image_id in ids]
+        return await self._database.read(lambda session: _find_by_measurement(session, wanted))
 
     async def get_image(self, image_id: str) -> ImageRecord:
         """See ``ports.ImageReader``."""
-        async with self._database.reading() as session:
-            return await _present(session, image_id)
+        return await self._database.read(lambda session: _present(session, image_id))
 
     async def list_images(self, *, state: ImageState | None = None, after: str | None = None, limit: int = 100) -> list[ImageRecord]:
         """See ``ports.ImageReader``."""
@@ -80,60 +75,65 @@ class Images:
             query = query.where(ImageRow.id > after)
         if not storable(after):
             return []
-        async with self._database.reading() as session:
-            return await _records(session, query)
+        return await self._database.read(lambda session: _records(session, query))
 
     async def registry_sequence(self) -> int:
         """See ``ports.ImageReader``."""
-        async with self._database.reading() as session:
-            return await read_sequence(session)
+        return await self._database.read(read_sequence)
 
     async def add_image(self, image: ImageRecord, change: ChangeRecord) -> bool:
         """See ``ports.ImageWriter``."""
-        async with changing_registry(self._database) as registry:
-            known = await _records(registry.session, present_images().where(ImageRow.id == image.id))
+
+        def add(registry: RegistryChange) -> bool:
+            known = _records(registry.session, present_images().where(ImageRow.id == image.id))
             if known:
-                merged = await self._merge(registry.session, known[0], image)
+                merged = _merge(registry.session, known[0], image)
                 if merged is None:
                     return False
-                await _insert_measured_digests(registry.session, merged, already=known[0])
-                await _append_revision(registry.session, merged, change)
+                _insert_measured_digests(registry.session, merged, already=known[0])
+                _append_revision(registry, merged, change)
             else:
-                await _insert(registry.session, image)
-                await _append_revision(registry.session, image, change)
-            await registry.record(change)
+                _insert(registry.session, image)
+                _append_revision(registry, image, change)
+            registry.record(change)
             return not known
 
-    async def _merge(self, session: AsyncSession, known: ImageRecord, image: ImageRecord) -> ImageRecord | None:
-        """Return the known image with what the new one adds, or None if that is nothing; raise ``Conflict``.
-
-        A registration may add roles. It may add parts where none are known, because older clients did not look for them; parts
-        that are known never change.
-        """
-        if known.state is ImageState.REVOKED:
-            raise Conflict("registry.image-revoked", "the image is revoked, and that is for ever", seen=known.id)
-        [complete] = await _with_granules(session, [known], [algorithm.value for algorithm in HashAlgorithm])
-        mine, yours = complete.measurements, image.measurements
-        (my_parts, mine), (your_parts, yours) = _apart(mine), _apart(yours)
-        if mine != yours or (my_parts and your_parts and my_parts != your_parts):
-            raise Conflict("registry.image-differs", "the image is registered with other measurements", seen=known.id)
-        roles = tuple(dict.fromkeys((*known.roles, *image.roles)))
-        if roles == known.roles and (my_parts or not your_parts):
-            return None
-        return replace(known, roles=roles, measurements=replace(known.measurements, **(my_parts or your_parts)))
+        return await change_registry(self._database, add)
 
     async def set_image_state(self, image_id: str, state: ImageState, reason: str, change: ChangeRecord) -> ImageRecord:
         """See ``ports.ImageWriter``. A state that the image has already is not written again."""
-        async with changing_registry(self._database) as registry:
-            known = await _present(registry.session, image_id)
+
+        def move(registry: RegistryChange) -> ImageRecord:
+            known = _present(registry.session, image_id)
             if known.state is state:
                 return known
             if known.state is ImageState.REVOKED:
                 raise Conflict("registry.image-revoked", "the image is revoked, and that is for ever", seen=image_id)
             moved = replace(known, state=state, state_at=change.at, state_by=change.actor, state_reason=reason)
-            await _append_revision(registry.session, moved, change)
-            await registry.record(change)
+            _append_revision(registry, moved, change)
+            registry.record(change)
             return moved
+
+        return await change_registry(self._database, move)
+
+
+def _merge(session: Session, known: ImageRecord, image: ImageRecord) -> ImageRecord | None:
+    """Return the known image with what the new one adds, or None if that is nothing; raise ``Conflict``.
+
+    A registration may add roles. It may add parts where none are known, because older clients did not look for them; parts
+    that are known never change.
+    """
+    if known.state is ImageState.REVOKED:
+        raise Conflict("registry.image-revoked", "the image is revoked, and that is for ever", seen=known.id)
+    [complete] = _with_granules(session, [known], [algorithm.value for algorithm in HashAlgorithm])
+    mine, yours = complete.measurements, image.measurements
+    (my_parts, mine), (your_parts, yours) = _apart(mine), _apart(yours)
+    if mine != yours or (my_parts and your_parts and my_parts != your_parts):
+        raise Conflict("registry.image-differs", "the image is registered with other measurements", seen=known.id)
+    roles = tuple(dict.fromkeys((*known.roles, *image.roles)))
+    if roles == known.roles and (my_parts or not your_parts):
+        return None
+    return replace(known, roles=roles, measurements=replace(known.measurements, **(my_parts or your_parts)))
 
 
 def present_images() -> Select[ImageRow, ImageRevisionRow]:
@@ -146,15 +146,15 @@ def present_images() -> Select[ImageRow, ImageRevisionRow]:
     )
 
 
-async def _present(session: AsyncSession, image_id: str) -> ImageRecord:
-    known = await _records(session, present_images().where(ImageRow.id == image_id)) if storable(image_id) else []
+def _present(session: Session, image_id: str) -> ImageRecord:
+    known = _records(session, present_images().where(ImageRow.id == image_id)) if storable(image_id) else []
     if not known:
         raise NotFound("registry.image-unknown", "no image with this id is registered")
     return known[0]
 
 
-async def _records(session: AsyncSession, query: Select[ImageRow, ImageRevisionRow]) -> list[ImageRecord]:
-    return [_record(image, revision) for image, revision in await session.execute(query)]
+def _records(session: Session, query: Select[ImageRow, ImageRevisionRow]) -> list[ImageRecord]:
+    return [_record(image, revision) for image, revision in session.execute(query)]
 
 
 def _record(image: ImageRow, revision: ImageRevisionRow) -> ImageRecord:
@@ -189,7 +189,17 @@ def _apart(measured: ImageMeasurements) -> tuple[dict[str, Any], ImageMeasuremen
     return parts if any(parts.values()) else {}, replace(measured, pe=None, volumes=())
 
 
-async def _measured_digests(session: AsyncSession, digests: Sequence[tuple[str, bytes]]) -> list[tuple[str, MeasuredDigest]]:
+def _find_by_measurement(session: Session, wanted: Sequence[tuple[str, bytes]]) -> list[MeasuredImage]:
+    found: dict[str, list[MeasuredDigest]] = defaultdict(list)
+    for at in range(0, len(wanted), _DIGESTS_AT_ONCE):
+        for image_id, measured in _measured_digests(session, wanted[at : at + _DIGESTS_AT_ONCE]):
+            found[image_id].append(measured)
+    ids = sorted(found, key=lambda image_id: (-len(found[image_id]), image_id))[:_IMAGES_AT_MOST]
+    records = {record.id: record for record in _records(session, present_images().where(ImageRow.id.in_(ids)))}
+    return [MeasuredImage(image=records[image_id], digests=tuple(found[image_id])) for image_id in ids]
+
+
+def _measured_digests(session: Session, digests: Sequence[tuple[str, bytes]]) -> list[tuple[str, MeasuredDigest]]:
     """Return image ids with the digests that they have in common with ``digests``."""
     row = ImageMeasuredDigestRow
     wanted: dict[str, list[bytes]] = defaultdict(list)
@@ -199,12 +209,12 @@ async def _measured_digests(session: AsyncSession, digests: Sequence[tuple[str, 
     place = func.dense_rank().over(partition_by=(row.algorithm, row.digest), order_by=row.image_id)
     ranked = select(row.algorithm, row.digest, row.image_id, row.what, place.label("place")).where(matches).subquery()
     query = select(ranked).where(ranked.c.place <= _IMAGES_FOR_ONE_DIGEST).order_by(ranked.c.image_id, ranked.c.what, ranked.c.algorithm)
-    rows = await session.execute(query)
+    rows = session.execute(query)
     return [(found.image_id, MeasuredDigest(found.what, HashAlgorithm(found.algorithm), found.digest)) for found in rows]
 
 
-async def _with_granules(session: AsyncSession, records: list[ImageRecord], algorithms: Iterable[str]) -> list[ImageRecord]:
-    rows = await session.scalars(
+def _with_granules(session: Session, records: list[ImageRecord], algorithms: Iterable[str]) -> list[ImageRecord]:
+    rows = session.scalars(
         select(ImageGranulesRow).where(
             ImageGranulesRow.image_id.in_([record.id for record in records]), ImageGranulesRow.algorithm.in_(list(algorithms))
         )
@@ -218,9 +228,9 @@ async def _with_granules(session: AsyncSession, records: list[ImageRecord], algo
         raise StoreUnavailable("the database holds damaged granule digests") from error
 
 
-async def _insert(session: AsyncSession, image: ImageRecord) -> None:
+def _insert(session: Session, image: ImageRecord) -> None:
     measured = image.measurements
-    await session.execute(
+    session.execute(
         insert(ImageRow).values(
             id=image.id,
             name=image.name,
@@ -231,15 +241,17 @@ async def _insert(session: AsyncSession, image: ImageRecord) -> None:
         )
     )
     digests = [{"algorithm": key.value, "digest": digest, "image_id": image.id} for key, digest in measured.digests.items()]
-    await session.execute(insert(ImageDigestRow), digests)
-    await _insert_measured_digests(session, image)
-    for (algorithm, alignment), granules in measured.granules.items():
-        await session.execute(
-            insert(ImageGranulesRow).values(image_id=image.id, algorithm=algorithm.value, alignment=alignment.value, digests=granules)
-        )
+    session.execute(insert(ImageDigestRow), digests)
+    _insert_measured_digests(session, image)
+    granules = [
+        {"image_id": image.id, "algorithm": algorithm.value, "alignment": alignment.value, "digests": laid_end_to_end}
+        for (algorithm, alignment), laid_end_to_end in measured.granules.items()
+    ]
+    if granules:
+        session.execute(insert(ImageGranulesRow), granules)
 
 
-async def _insert_measured_digests(session: AsyncSession, image: ImageRecord, *, already: ImageRecord | None = None) -> None:
+def _insert_measured_digests(session: Session, image: ImageRecord, *, already: ImageRecord | None = None) -> None:
     """Store what a log may hold for the image, without what was stored for it ``already``."""
     known = set(already.measurements.measured_digests()) if already else set()
     rows = [
@@ -248,16 +260,18 @@ async def _insert_measured_digests(session: AsyncSession, image: ImageRecord, *,
         if found not in known
     ]
     if rows:
-        await session.execute(insert(ImageMeasuredDigestRow), rows)
+        session.execute(insert(ImageMeasuredDigestRow), rows)
 
 
-async def _append_revision(session: AsyncSession, image: ImageRecord, change: ChangeRecord) -> None:
-    newest = await session.scalar(select(func.max(ImageRevisionRow.revision)).where(ImageRevisionRow.image_id == image.id))
+def _append_revision(registry: RegistryChange, image: ImageRecord, change: ChangeRecord) -> None:
+    session = registry.session
+    newest = session.scalar(select(func.max(ImageRevisionRow.revision)).where(ImageRevisionRow.image_id == image.id))
     document = image.measurements.with_granules_of().to_document()
-    await session.execute(
+    session.execute(
         insert(ImageRevisionRow).values(
             image_id=image.id,
             revision=(newest or 0) + 1,
+            registry_sequence=registry.sequence,
             roles=[role.value for role in image.roles],
             state=image.state.value,
             state_at=image.state_at,

@@ -4,20 +4,20 @@
 module: alembic costs memory, and a server that migrates by itself surprises its operator.
 """
 
+import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 import kbs_rim
 from kbs_rim.adapters.db.engine import normalise_url, postgres_engine, sqlite_engine
@@ -77,27 +77,36 @@ async def current(url: str) -> str | None:
     return (await _run(url, _current)).after
 
 
-async def _run(url: str, work: Any) -> Migration:
-    engine = _engine(url)
+async def _run(url: str, work: Callable[[Connection], Migration]) -> Migration:
+    address = normalise_url(url)
     try:
-        async with engine.begin() as connection:
-            migration: Migration = await connection.run_sync(work)
-        return migration
+        if address.get_backend_name() == "sqlite":
+            return await asyncio.to_thread(_run_on_sqlite, address, work)
+        return await _run_on_postgres(address, work)
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         cause = getattr(error, "orig", None) or error
         raise StoreUnavailable(f"the database could not be used: {type(cause).__name__}: {cause}".splitlines()[0]) from error
     except CommandError as error:
         raise StoreUnavailable(f"the database cannot be migrated: {error}") from error
+
+
+def _run_on_sqlite(address: URL, work: Callable[[Connection], Migration]) -> Migration:
+    # Rebuilding a table drops the old one, which its children's foreign keys would forbid; they are checked at the end.
+    engine = sqlite_engine(address, pool_size=1, foreign_keys=False)
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+
+
+async def _run_on_postgres(address: URL, work: Callable[[Connection], Migration]) -> Migration:
+    engine = postgres_engine(address, pool_size=1, statement_timeout_s=None)
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
     finally:
         await engine.dispose()
-
-
-def _engine(url: str) -> AsyncEngine:
-    address = normalise_url(url)
-    if address.get_backend_name() == "sqlite":
-        # Rebuilding a table drops the old one, which its children's foreign keys would forbid; they are checked at the end.
-        return sqlite_engine(address, pool_size=1, foreign_keys=False)
-    return postgres_engine(address, pool_size=1, statement_timeout_s=None)
 
 
 def _create_private_file(url: str) -> None:

@@ -25,10 +25,11 @@ from sqlalchemy import (
     MetaData,
     Text,
     TypeDecorator,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The migration that this code needs; a test holds it against ``migrations/``. Serving needs no alembic to know it."""
 
 _NAMING = {
@@ -134,10 +135,11 @@ class ImageRevisionRow(Base):
     """What changes about an image, whole, as of ``recorded_at``.
 
     ``parts`` is what is known of PE files and firmware; it may be learned after the registration. NULL: not asked for yet.
+    ``registry_sequence`` is the sequence of the registry that the revision came with; 0 in revisions from before it was kept.
     """
 
     __tablename__ = "image_revisions"
-    __table_args__ = (CheckConstraint("state IN ('active', 'deprecated', 'revoked')", name="state"),)
+    __table_args__ = (CheckConstraint("state IN ('active', 'deprecated', 'revoked')", name="state"), Index(None, "registry_sequence"))
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), primary_key=True)
     revision: Mapped[KeyNumber]
     roles: Mapped[Document]
@@ -148,6 +150,7 @@ class ImageRevisionRow(Base):
     recorded_at: Mapped[datetime]
     recorded_by: Mapped[str]
     parts: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    registry_sequence: Mapped[int] = mapped_column(server_default=text("0"))
 
 
 class ImageDigestRow(Base):

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from sqlalchemy import insert, or_, select, update
+from sqlalchemy.orm import Session
 
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.models import PrincipalRow
@@ -27,10 +28,13 @@ class Principals:
             created_at=principal.created_at,
             expires_at=principal.expires_at,
         )
+
+        def add(session: Session) -> None:
+            session.execute(row)
+            write_change(session, change)
+
         try:
-            async with self._database.writing() as session:
-                await session.execute(row)
-                await write_change(session, change)
+            await self._database.write(add)
         except Conflict as error:
             raise Conflict("registry.principal-exists", "the name is or was a principal's", seen=principal.name) from error
 
@@ -41,14 +45,13 @@ class Principals:
             PrincipalRow.revoked_at.is_(None),
             or_(PrincipalRow.expires_at.is_(None), PrincipalRow.expires_at > at),
         )
-        async with self._database.reading() as session:
-            row = await session.scalar(query)
+        row = await self._database.read(lambda session: session.scalar(query))
         return None if row is None else _principal(row)
 
     async def list_principals(self) -> list[Principal]:
         """See ``ports.PrincipalStore``."""
-        async with self._database.reading() as session:
-            return [_principal(row) for row in await session.scalars(select(PrincipalRow).order_by(PrincipalRow.name))]
+        rows = await self._database.read(lambda session: session.scalars(select(PrincipalRow).order_by(PrincipalRow.name)).all())
+        return [_principal(row) for row in rows]
 
     async def revoke_principal(self, name: str, change: ChangeRecord) -> Principal:
         """See ``ports.PrincipalStore``. One who is revoked already is returned as he is."""
@@ -61,15 +64,18 @@ class Principals:
         )
         if not storable(name):
             raise _unknown()
-        async with self._database.writing() as session:
-            row = await session.scalar(revoked)
+
+        def revoke(session: Session) -> Principal:
+            row = session.scalar(revoked)
             if row is not None:
-                await write_change(session, change)
+                write_change(session, change)
                 return _principal(row)
-            known = await session.scalar(select(PrincipalRow).where(PrincipalRow.name == name))
+            known = session.scalar(select(PrincipalRow).where(PrincipalRow.name == name))
             if known is None:
                 raise _unknown()
             return _principal(known)
+
+        return await self._database.write(revoke)
 
 
 def _unknown() -> NotFound:

@@ -2,18 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Insert, Select, func, insert, select, tuple_
+from sqlalchemy import Select, bindparam, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from kbs_rim.adapters.db.engine import Database, storable
-from kbs_rim.adapters.db.models import AppraisalFindingRow, AppraisalImageRow, AppraisalRow, ChangeRow, PayloadRow, ReleaseRow
-from kbs_rim.adapters.db.registry_state import read_sequence, unchanged_registry
+from kbs_rim.adapters.db.models import (
+    AppraisalFindingRow,
+    AppraisalImageRow,
+    AppraisalRow,
+    ChangeRow,
+    PayloadRow,
+    RegistryStateRow,
+    ReleaseRow,
+)
+from kbs_rim.adapters.db.registry_state import hold_registry, known_sequence
 from kbs_rim.errors import Conflict, NotFound, StoreUnavailable
 from kbs_rim.ledger.canonical import canonical_json
 from kbs_rim.ledger.records import AppraisalRecord, ChangeRecord, ReleaseRecord, VerdictKind
@@ -24,12 +31,20 @@ _Texts = InstrumentedAttribute[str]
 _QUERY_COLUMN_CHARACTERS = 200
 """Longest text in an indexed column: a guest chooses the name of the secret it asks for, and index entries are bounded."""
 
+_APPRAISAL, _FINDINGS, _IMAGES = insert(AppraisalRow), insert(AppraisalFindingRow), insert(AppraisalImageRow)
+_RELEASE = insert(ReleaseRow).inline()
+_SEQUENCE_AND_VERDICT = select(RegistryStateRow.sequence, AppraisalRow.verdict).outerjoin_from(
+    RegistryStateRow, AppraisalRow, AppraisalRow.id == bindparam("appraisal")
+)
+
 
 class Records:
     """Implements ``ports.RecordWriter``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        engine = sqlite if database.is_sqlite else postgresql
+        self._store_once = engine.insert(PayloadRow).on_conflict_do_nothing()
 
     async def append_appraisal(self, record: AppraisalRecord, payloads: Mapping[str, bytes]) -> None:
         """See ``ports.RecordWriter``. Raise ``ValueError`` if a payload is not the one that ``inputs`` names."""
@@ -39,46 +54,46 @@ class Records:
             if record.inputs.get(kind) != digest:
                 raise ValueError(f"the payload {kind} is not the one that the record names")
             contents[digest] = data
-        async with self._database.writing() as session:
-            # In one order on every replica, or two that share payloads could wait for each other.
-            for digest in sorted(contents):
-                await session.execute(self._store_once(digest, record.at, contents[digest]))
-            await session.execute(insert(AppraisalRow).values(_appraisal_columns(record)))
-            findings = [{"finding": finding, "at": record.at, "appraisal_id": record.id} for finding in record.finding_ids]
-            images = [{"image_id": image, "at": record.at, "appraisal_id": record.id} for image in _images_of(record)]
-            if findings:
-                await session.execute(insert(AppraisalFindingRow), findings)
-            if images:
-                await session.execute(insert(AppraisalImageRow), images)
+        findings = [{"finding": finding, "at": record.at, "appraisal_id": record.id} for finding in record.finding_ids]
+        images = [{"image_id": image, "at": record.at, "appraisal_id": record.id} for image in _images_of(record)]
+        columns = _appraisal_columns(record)
+        # In one order on every replica, or two that share payloads could wait for each other.
+        kept = [{"sha256": digest, "stored_at": record.at, "content": contents[digest]} for digest in sorted(contents)]
+
+        def append(session: Session) -> None:
+            connection = session.connection()
+            for statement, rows in ((self._store_once, kept), (_APPRAISAL, [columns]), (_FINDINGS, findings), (_IMAGES, images)):
+                if rows:
+                    connection.execute(statement, rows)
+
+        await self._database.write(append)
 
     async def append_release(self, release: ReleaseRecord, *, registry_sequence: int) -> None:
         """See ``ports.RecordWriter``. Raise ``Conflict`` also if no appraisal on record allows the release."""
-        async with unchanged_registry(self._database) as session:
-            present = await read_sequence(session)
+        row = {
+            "appraisal_id": release.appraisal_id,
+            "at": release.at,
+            "secret": release.secret,
+            "version": release.version,
+            "key_thumbprint": release.key_thumbprint,
+            "sealing": release.sealing,
+            "registry_sequence": registry_sequence,
+        }
+
+        def append(session: Session) -> None:
+            hold_registry(session)
+            connection = session.connection()
+            found = connection.execute(_SEQUENCE_AND_VERDICT, {"appraisal": release.appraisal_id}).one_or_none()
+            present = known_sequence(found.sequence if found else None)
             if present != registry_sequence:
                 raise Conflict(
                     "registry.moved", "the registry changed since the appraisal", expected=str(registry_sequence), seen=str(present)
                 )
-            verdict = await session.scalar(select(AppraisalRow.verdict).where(AppraisalRow.id == release.appraisal_id))
-            if verdict != VerdictKind.ALLOWED.value:
+            if found is None or found.verdict != VerdictKind.ALLOWED.value:
                 raise Conflict("store.conflict", "no appraisal on record allows this release", seen=release.appraisal_id)
-            await session.execute(
-                insert(ReleaseRow).values(
-                    appraisal_id=release.appraisal_id,
-                    at=release.at,
-                    secret=release.secret,
-                    version=release.version,
-                    key_thumbprint=release.key_thumbprint,
-                    sealing=release.sealing,
-                    registry_sequence=registry_sequence,
-                )
-            )
+            connection.execute(_RELEASE, row)
 
-    def _store_once(self, digest: str, at: datetime, content: bytes) -> Insert:
-        values = {"sha256": digest, "stored_at": at, "content": content}
-        if self._database.is_sqlite:
-            return sqlite.insert(PayloadRow).values(values).on_conflict_do_nothing()
-        return postgresql.insert(PayloadRow).values(values).on_conflict_do_nothing()
+        await self._database.write(append)
 
 
 class RecordQueries:
@@ -89,25 +104,31 @@ class RecordQueries:
 
     async def list_appraisals(self, condition: AppraisalFilter) -> list[AppraisalRecord]:
         """See ``ports.RecordReader``. ``after`` is inclusive, ``before`` exclusive; raise ``NotFound`` for an unknown cursor."""
-        async with self._database.reading() as session:
+
+        def rows(session: Session) -> Sequence[AppraisalRow]:
             query, at, identity = _filtered(condition)
             query = query.order_by(at.desc(), identity.desc()).limit(condition.limit)
             if condition.cursor is not None:
-                last = await _appraisal_row(session, condition.cursor)
+                last = _appraisal_row(session, condition.cursor)
                 query = query.where(tuple_(at, identity) < tuple_(last.at, last.id))
-            return [_appraisal(row) for row in await session.scalars(query)]
+            return session.scalars(query).all()
+
+        return [_appraisal(row) for row in await self._database.read(rows)]
 
     async def get_appraisal(self, appraisal_id: str) -> tuple[AppraisalRecord, list[ReleaseRecord]]:
         """See ``ports.RecordReader``."""
-        async with self._database.reading() as session:
-            record = _appraisal(await _appraisal_row(session, appraisal_id))
-            rows = await session.scalars(select(ReleaseRow).where(ReleaseRow.appraisal_id == appraisal_id).order_by(ReleaseRow.number))
-            return record, [_release(row) for row in rows]
+        releases = select(ReleaseRow).where(ReleaseRow.appraisal_id == appraisal_id).order_by(ReleaseRow.number)
+
+        def rows(session: Session) -> tuple[AppraisalRow, Sequence[ReleaseRow]]:
+            return _appraisal_row(session, appraisal_id), session.scalars(releases).all()
+
+        appraisal, released = await self._database.read(rows)
+        return _appraisal(appraisal), [_release(row) for row in released]
 
     async def get_payload(self, sha256: str) -> bytes:
         """See ``ports.RecordReader``."""
-        async with self._database.reading() as session:
-            content = await session.scalar(select(PayloadRow.content).where(PayloadRow.sha256 == sha256)) if storable(sha256) else None
+        query = select(PayloadRow.content).where(PayloadRow.sha256 == sha256)
+        content: bytes | None = await self._database.read(lambda session: session.scalar(query)) if storable(sha256) else None
         if content is None:
             raise NotFound("record.payload-unknown", "no payload with this digest is stored")
         return content
@@ -116,8 +137,8 @@ class RecordQueries:
         """See ``ports.RecordReader``."""
         same = ReleaseRow.appraisal_id == AppraisalImageRow.appraisal_id
         query = select(func.count()).select_from(ReleaseRow).join(AppraisalImageRow, same).where(AppraisalImageRow.image_id == image)
-        async with self._database.reading() as session:
-            return await session.scalar(query) or 0 if storable(image) else 0
+        counted: int | None = await self._database.read(lambda session: session.scalar(query)) if storable(image) else None
+        return counted or 0
 
     async def list_changes(
         self, *, subject: str | None = None, cursor: int | None = None, limit: int = 50
@@ -130,8 +151,8 @@ class RecordQueries:
             query = query.where(ChangeRow.number < cursor)
         if not storable(subject):
             return []
-        async with self._database.reading() as session:
-            return [(row.number, _change(row)) for row in await session.scalars(query)]
+        rows = await self._database.read(lambda session: session.scalars(query).all())
+        return [(row.number, _change(row)) for row in rows]
 
 
 def _column(text: str | None) -> str | None:
@@ -187,8 +208,10 @@ def _filtered(condition: AppraisalFilter) -> tuple[Select[AppraisalRow], _Moment
     return query, at, identity
 
 
-async def _appraisal_row(session: AsyncSession, appraisal_id: str) -> AppraisalRow:
-    row = await session.scalar(select(AppraisalRow).where(AppraisalRow.id == appraisal_id)) if storable(appraisal_id) else None
+def _appraisal_row(session: Session, appraisal_id: str) -> AppraisalRow:
+    row: AppraisalRow | None = (
+        session.scalar(select(AppraisalRow).where(AppraisalRow.id == appraisal_id)) if storable(appraisal_id) else None
+    )
     if row is None:
         raise NotFound("record.unknown", "no appraisal has this ticket number")
     return row

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, func, insert, or_, select
+from sqlalchemy.orm import Session
 
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.models import (
@@ -16,11 +16,22 @@ from kbs_rim.adapters.db.models import (
     SecretRow,
     SecretVersionRow,
 )
-from kbs_rim.adapters.db.registry_state import changing_registry
+from kbs_rim.adapters.db.registry_state import RegistryChange, change_registry
 from kbs_rim.adapters.db.workloads import missing_workloads
 from kbs_rim.errors import Conflict, NotFound
 from kbs_rim.ledger.records import ChangeRecord
 from kbs_rim.ports import SealedVersion, SecretInfo, SecretVersionInfo
+
+_NEWEST_MATERIAL = (
+    select(*SecretMaterialRow.__table__.c, SecretVersionRow.kek_id)
+    .join(
+        SecretVersionRow,
+        and_(SecretVersionRow.path == SecretMaterialRow.path, SecretVersionRow.version == SecretMaterialRow.version),
+    )
+    .where(SecretMaterialRow.path == bindparam("wanted"))
+    .order_by(SecretMaterialRow.version.desc())
+    .limit(1)
+)
 
 
 class Secrets:
@@ -31,8 +42,8 @@ class Secrets:
 
     async def get_secret(self, name: str) -> SecretInfo:
         """See ``ports.SecretReader``."""
-        async with self._database.reading() as session:
-            return await _one(session, name, or_(SecretRow.path == name, SecretRow.key_id == name))
+        condition = or_(SecretRow.path == name, SecretRow.key_id == name)
+        return await self._database.read(lambda session: _one(session, name, condition))
 
     async def list_secrets(self, *, after: str | None = None, limit: int = 100) -> list[SecretInfo]:
         """See ``ports.SecretReader``."""
@@ -41,8 +52,7 @@ class Secrets:
             query = query.where(SecretRow.path > after)
         if not storable(after):
             return []
-        async with self._database.reading() as session:
-            return await _infos(session, query)
+        return await self._database.read(lambda session: _infos(session, query))
 
     async def secrets_bound_to(self, workloads: Sequence[str]) -> list[SecretInfo]:
         """See ``ports.SecretReader``."""
@@ -50,68 +60,79 @@ class Secrets:
             return []
         bound = _present_bindings().where(SecretBindingWorkloadRow.workload.in_(workloads)).subquery()
         query = select(SecretRow).where(SecretRow.path.in_(select(bound.c.path))).order_by(SecretRow.path)
-        async with self._database.reading() as session:
-            return await _infos(session, query)
+        return await self._database.read(lambda session: _infos(session, query))
 
     async def create_secret(self, path: str, key_id: str, workloads: Sequence[str], change: ChangeRecord) -> SecretInfo:
         """See ``ports.SecretWriter``."""
-        async with changing_registry(self._database) as registry:
+
+        def create(registry: RegistryChange) -> SecretInfo:
             session = registry.session
             names = (path, key_id)
             taken = select(SecretRow.path).where(or_(SecretRow.path.in_(names), SecretRow.key_id.in_(names)))
-            if (await session.execute(taken)).first() is not None:
+            if session.execute(taken).first() is not None:
                 raise Conflict("registry.secret-exists", "the path or the key id belongs to another secret", seen=path)
             row = insert(SecretRow).values(path=path, key_id=key_id, created_at=change.at, created_by=change.actor)
-            await session.execute(row)
-            await _bind(session, path, workloads, change)
-            await registry.record(change)
-            return await _by_path(session, path)
+            session.execute(row)
+            _bind(session, path, workloads, change)
+            registry.record(change)
+            return _by_path(session, path)
+
+        return await change_registry(self._database, create)
 
     async def add_version(self, path: str, sealed: SealedVersion, change: ChangeRecord) -> SecretInfo:
         """See ``ports.SecretWriter``."""
-        async with changing_registry(self._database) as registry:
+
+        def add(registry: RegistryChange) -> SecretInfo:
             session = registry.session
-            known = await _by_path(session, path)
+            known = _by_path(session, path)
             following = max((version.version for version in known.versions), default=0) + 1
             if sealed.version != following:
                 raise Conflict(
                     "registry.secret-version", "another version was stored first", expected=str(following), seen=str(sealed.version)
                 )
-            await session.execute(
+            session.execute(
                 insert(SecretVersionRow).values(
                     path=path, version=sealed.version, kek_id=sealed.kek_id, created_at=change.at, created_by=change.actor
                 )
             )
             material = {"wrapped_key": sealed.wrapped_key, "nonce": sealed.nonce, "ciphertext": sealed.ciphertext}
-            await session.execute(insert(SecretMaterialRow).values(path=path, version=sealed.version, **material))
-            await registry.record(change)
-            return await _by_path(session, path)
+            session.execute(insert(SecretMaterialRow).values(path=path, version=sealed.version, **material))
+            registry.record(change)
+            return _by_path(session, path)
+
+        return await change_registry(self._database, add)
 
     async def revoke_version(self, path: str, version: int, change: ChangeRecord) -> SecretInfo:
         """See ``ports.SecretWriter``. A version that is revoked already is left as it is."""
-        async with changing_registry(self._database) as registry:
+
+        def revoke(registry: RegistryChange) -> SecretInfo:
             session = registry.session
-            known = await _by_path(session, path)
+            known = _by_path(session, path)
             found = next((item for item in known.versions if item.version == version), None)
             if found is None:
                 raise NotFound("registry.version-unknown", "the secret has no such version", seen=str(version))
             if not found.active:
                 return known
             revocation = insert(SecretRevocationRow).values(path=path, version=version, revoked_at=change.at, revoked_by=change.actor)
-            await session.execute(revocation)
-            await session.execute(delete(SecretMaterialRow).where(SecretMaterialRow.path == path, SecretMaterialRow.version == version))
-            await registry.record(change)
-            return await _by_path(session, path)
+            session.execute(revocation)
+            session.execute(delete(SecretMaterialRow).where(SecretMaterialRow.path == path, SecretMaterialRow.version == version))
+            registry.record(change)
+            return _by_path(session, path)
+
+        return await change_registry(self._database, revoke)
 
     async def bind_secret(self, path: str, workloads: Sequence[str], change: ChangeRecord) -> SecretInfo:
         """See ``ports.SecretWriter``. ``NotFound`` also for a workload that was never registered."""
-        async with changing_registry(self._database) as registry:
-            known = await _by_path(registry.session, path)
+
+        def bind(registry: RegistryChange) -> SecretInfo:
+            known = _by_path(registry.session, path)
             if set(known.workloads) == set(workloads):
                 return known
-            await _bind(registry.session, path, workloads, change)
-            await registry.record(change)
-            return await _by_path(registry.session, path)
+            _bind(registry.session, path, workloads, change)
+            registry.record(change)
+            return _by_path(registry.session, path)
+
+        return await change_registry(self._database, bind)
 
 
 class SecretMaterial:
@@ -122,29 +143,17 @@ class SecretMaterial:
 
     async def newest_version(self, path: str) -> SealedVersion:
         """See ``ports.SecretOpener``."""
-        query = (
-            select(SecretMaterialRow, SecretVersionRow.kek_id)
-            .join(
-                SecretVersionRow,
-                and_(SecretVersionRow.path == SecretMaterialRow.path, SecretVersionRow.version == SecretMaterialRow.version),
-            )
-            .where(SecretMaterialRow.path == path)
-            .order_by(SecretMaterialRow.version.desc())
-            .limit(1)
-        )
         if not storable(path):
             raise _unknown()
-        async with self._database.reading() as session:
-            found = (await session.execute(query)).first()
+        found = await self._database.read(lambda session: session.connection().execute(_NEWEST_MATERIAL, {"wanted": path}).first())
         if found is None:
             raise NotFound("policy.secret-revoked", "the secret has no active version")
-        material, kek_id = found
         return SealedVersion(
-            version=material.version,
-            kek_id=kek_id,
-            wrapped_key=material.wrapped_key,
-            nonce=material.nonce,
-            ciphertext=material.ciphertext,
+            version=found.version,
+            kek_id=found.kek_id,
+            wrapped_key=found.wrapped_key,
+            nonce=found.nonce,
+            ciphertext=found.ciphertext,
         )
 
 
@@ -152,22 +161,22 @@ def _unknown() -> NotFound:
     return NotFound("request.secret-unknown", "no secret of this name is registered")
 
 
-async def _by_path(session: AsyncSession, path: str) -> SecretInfo:
-    return await _one(session, path, SecretRow.path == path)
+def _by_path(session: Session, path: str) -> SecretInfo:
+    return _one(session, path, SecretRow.path == path)
 
 
-async def _one(session: AsyncSession, name: str, condition: ColumnElement[bool]) -> SecretInfo:
-    known = await _infos(session, select(SecretRow).where(condition)) if storable(name) else []
+def _one(session: Session, name: str, condition: ColumnElement[bool]) -> SecretInfo:
+    known = _infos(session, select(SecretRow).where(condition)) if storable(name) else []
     if not known:
         raise _unknown()
     return known[0]
 
 
-async def _infos(session: AsyncSession, query: Select[SecretRow]) -> list[SecretInfo]:
-    rows = list(await session.scalars(query))
+def _infos(session: Session, query: Select[SecretRow]) -> list[SecretInfo]:
+    rows = list(session.scalars(query))
     paths = [row.path for row in rows]
-    versions = await _versions(session, paths)
-    workloads = await _workloads(session, paths)
+    versions = _versions(session, paths)
+    workloads = _workloads(session, paths)
     return [
         SecretInfo(
             path=row.path,
@@ -181,7 +190,7 @@ async def _infos(session: AsyncSession, query: Select[SecretRow]) -> list[Secret
     ]
 
 
-async def _versions(session: AsyncSession, paths: Sequence[str]) -> dict[str, list[SecretVersionInfo]]:
+def _versions(session: Session, paths: Sequence[str]) -> dict[str, list[SecretVersionInfo]]:
     same = and_(SecretRevocationRow.path == SecretVersionRow.path, SecretRevocationRow.version == SecretVersionRow.version)
     query: Select[SecretVersionRow, datetime | None] = (
         select(SecretVersionRow, SecretRevocationRow.revoked_at)
@@ -190,7 +199,7 @@ async def _versions(session: AsyncSession, paths: Sequence[str]) -> dict[str, li
         .order_by(SecretVersionRow.path, SecretVersionRow.version)
     )
     found: dict[str, list[SecretVersionInfo]] = defaultdict(list)
-    for row, revoked_at in await session.execute(query):
+    for row, revoked_at in session.execute(query):
         found[row.path].append(
             SecretVersionInfo(
                 version=row.version,
@@ -203,10 +212,10 @@ async def _versions(session: AsyncSession, paths: Sequence[str]) -> dict[str, li
     return found
 
 
-async def _workloads(session: AsyncSession, paths: Sequence[str]) -> dict[str, list[str]]:
+def _workloads(session: Session, paths: Sequence[str]) -> dict[str, list[str]]:
     query = _present_bindings().where(SecretBindingWorkloadRow.path.in_(paths)).order_by(SecretBindingWorkloadRow.workload)
     found: dict[str, list[str]] = defaultdict(list)
-    for path, workload in await session.execute(query):
+    for path, workload in session.execute(query):
         found[path].append(workload)
     return found
 
@@ -222,13 +231,13 @@ def _present_bindings() -> Select[str, str]:
     return select(SecretBindingWorkloadRow.path, SecretBindingWorkloadRow.workload).where(SecretBindingWorkloadRow.revision == newest)
 
 
-async def _bind(session: AsyncSession, path: str, workloads: Iterable[str], change: ChangeRecord) -> None:
+def _bind(session: Session, path: str, workloads: Iterable[str], change: ChangeRecord) -> None:
     names = list(dict.fromkeys(workloads))
-    if missing := await missing_workloads(session, names):
+    if missing := missing_workloads(session, names):
         raise NotFound("registry.workload-unknown", f"no workload is named {', '.join(missing)}"[:300])
-    newest = await session.scalar(select(func.max(SecretBindingRow.revision)).where(SecretBindingRow.path == path))
+    newest = session.scalar(select(func.max(SecretBindingRow.revision)).where(SecretBindingRow.path == path))
     revision = (newest or 0) + 1
-    await session.execute(insert(SecretBindingRow).values(path=path, revision=revision, bound_at=change.at, bound_by=change.actor))
+    session.execute(insert(SecretBindingRow).values(path=path, revision=revision, bound_at=change.at, bound_by=change.actor))
     if names:
         rows = [{"path": path, "revision": revision, "workload": name} for name in names]
-        await session.execute(insert(SecretBindingWorkloadRow), rows)
+        session.execute(insert(SecretBindingWorkloadRow), rows)

@@ -3,12 +3,12 @@
 from collections.abc import Collection
 
 from sqlalchemy import Select, and_, func, insert, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.images import present_images
 from kbs_rim.adapters.db.models import ImageRow, WorkloadImageRow, WorkloadRetirementRow, WorkloadRevisionRow, WorkloadRow
-from kbs_rim.adapters.db.registry_state import changing_registry
+from kbs_rim.adapters.db.registry_state import RegistryChange, change_registry
 from kbs_rim.appraisal.workload import Role, Workload, parse_workload, workload_document
 from kbs_rim.errors import Conflict, NotFound, StoreUnavailable, TheirFault
 from kbs_rim.ledger.records import ChangeRecord
@@ -26,8 +26,7 @@ class Workloads:
     async def get_workload(self, name: str, revision: int | None = None) -> WorkloadRecord:
         """See ``ports.WorkloadReader``."""
         query = _newest() if revision is None else _revisions().where(WorkloadRevisionRow.revision == revision)
-        async with self._database.reading() as session:
-            return await _one(session, query, name)
+        return await self._database.read(lambda session: _one(session, query, name))
 
     async def list_workloads(self, *, after: str | None = None, limit: int = 100) -> list[WorkloadRecord]:
         """See ``ports.WorkloadReader``."""
@@ -36,8 +35,7 @@ class Workloads:
             query = query.where(WorkloadRevisionRow.name > after)
         if not storable(after):
             return []
-        async with self._database.reading() as session:
-            return await _records(session, query)
+        return await self._database.read(lambda session: _records(session, query))
 
     async def workloads_naming(self, image_id: str) -> list[WorkloadRecord]:
         """See ``ports.WorkloadReader``."""
@@ -49,19 +47,19 @@ class Workloads:
             WorkloadImageRow.revision == WorkloadRevisionRow.revision,
         )
         query = _newest().where(names.exists(), WorkloadRetirementRow.revision.is_(None)).order_by(WorkloadRevisionRow.name)
-        async with self._database.reading() as session:
-            return await _records(session, query)
+        return await self._database.read(lambda session: _records(session, query))
 
     async def add_workload(self, workload: Workload, change: ChangeRecord) -> WorkloadRecord:
         """See ``ports.WorkloadWriter``."""
-        async with changing_registry(self._database) as registry:
+
+        def add(registry: RegistryChange) -> WorkloadRecord:
             session = registry.session
-            known = await _records(session, _newest().where(WorkloadRevisionRow.name == workload.name))
-            await _check_images(session, workload)
+            known = _records(session, _newest().where(WorkloadRevisionRow.name == workload.name))
+            _check_images(session, workload)
             if known and known[0].active and known[0].workload == workload:
                 return known[0]
             if not known:
-                await session.execute(insert(WorkloadRow).values(name=workload.name))
+                session.execute(insert(WorkloadRow).values(name=workload.name))
             record = WorkloadRecord(
                 workload=workload,
                 revision=known[0].revision + 1 if known else 1,
@@ -69,21 +67,24 @@ class Workloads:
                 registered_at=change.at,
                 registered_by=change.actor,
             )
-            await _insert(session, record)
-            await registry.record(change)
+            _insert(session, record)
+            registry.record(change)
             return record
+
+        return await change_registry(self._database, add)
 
     async def retire_workload(self, name: str, change: ChangeRecord) -> WorkloadRecord:
         """See ``ports.WorkloadWriter``. A workload that is retired already is returned as it is."""
-        async with changing_registry(self._database) as registry:
-            known = await _one(registry.session, _newest(), name)
+
+        def retire(registry: RegistryChange) -> WorkloadRecord:
+            known = _one(registry.session, _newest(), name)
             if not known.active:
                 return known
             retirement = insert(WorkloadRetirementRow).values(
                 name=name, revision=known.revision, retired_at=change.at, retired_by=change.actor
             )
-            await registry.session.execute(retirement)
-            await registry.record(change)
+            registry.session.execute(retirement)
+            registry.record(change)
             return WorkloadRecord(
                 workload=known.workload,
                 revision=known.revision,
@@ -92,12 +93,14 @@ class Workloads:
                 registered_by=known.registered_by,
             )
 
+        return await change_registry(self._database, retire)
 
-async def missing_workloads(session: AsyncSession, names: Collection[str]) -> list[str]:
+
+def missing_workloads(session: Session, names: Collection[str]) -> list[str]:
     """Return those of ``names`` that were never registered."""
     if not storable(*names):
         return [name for name in names if not storable(name)]
-    known = set(await session.scalars(select(WorkloadRow.name).where(WorkloadRow.name.in_(list(names)))))
+    known = set(session.scalars(select(WorkloadRow.name).where(WorkloadRow.name.in_(list(names)))))
     return [name for name in names if name not in known]
 
 
@@ -120,14 +123,14 @@ def _newest() -> _Revisions:
     )
 
 
-async def _one(session: AsyncSession, query: _Revisions, name: str) -> WorkloadRecord:
-    known = await _records(session, query.where(WorkloadRevisionRow.name == name)) if storable(name) else []
+def _one(session: Session, query: _Revisions, name: str) -> WorkloadRecord:
+    known = _records(session, query.where(WorkloadRevisionRow.name == name)) if storable(name) else []
     if not known:
         raise NotFound("registry.workload-unknown", "no workload of this name, or no such revision of it, is registered")
     return known[0]
 
 
-async def _records(session: AsyncSession, query: _Revisions) -> list[WorkloadRecord]:
+def _records(session: Session, query: _Revisions) -> list[WorkloadRecord]:
     return [
         WorkloadRecord(
             workload=_workload(row),
@@ -136,7 +139,7 @@ async def _records(session: AsyncSession, query: _Revisions) -> list[WorkloadRec
             registered_at=row.registered_at,
             registered_by=row.registered_by,
         )
-        for row, retirement in await session.execute(query)
+        for row, retirement in session.execute(query)
     ]
 
 
@@ -147,16 +150,13 @@ def _workload(row: WorkloadRevisionRow) -> Workload:
         raise StoreUnavailable(f"the database holds a damaged workload ({row.name}, revision {row.revision})") from error
 
 
-async def _check_images(session: AsyncSession, workload: Workload) -> None:
+def _check_images(session: Session, workload: Workload) -> None:
     """Raise ``Conflict`` unless every image may play the role that it is named for."""
     query = present_images().where(ImageRow.id.in_(workload.image_ids))
-    known = {image.id: (ImageState(revision.state), revision.roles) for image, revision in await session.execute(query)}
-    for rule in workload.images:
-        for image_id in rule.images:
-            if problem := _problem(known.get(image_id), rule.role):
-                raise Conflict(
-                    "registry.workload-image", f"{workload.name} names {image_id} as {rule.role}, which {problem}", seen=image_id
-                )
+    known = {image.id: (ImageState(revision.state), revision.roles) for image, revision in session.execute(query)}
+    for role, image_id in workload.named_images:
+        if problem := _problem(known.get(image_id), role):
+            raise Conflict("registry.workload-image", f"{workload.name} names {image_id} as {role}, which {problem}", seen=image_id)
 
 
 def _problem(known: tuple[ImageState, list[str]] | None, role: Role) -> str | None:
@@ -168,9 +168,9 @@ def _problem(known: tuple[ImageState, list[str]] | None, role: Role) -> str | No
     return None if role.value in roles else f"is registered for {', '.join(roles) or 'no role'} only"
 
 
-async def _insert(session: AsyncSession, record: WorkloadRecord) -> None:
+def _insert(session: Session, record: WorkloadRecord) -> None:
     workload, revision = record.workload, record.revision
-    await session.execute(
+    session.execute(
         insert(WorkloadRevisionRow).values(
             name=workload.name,
             revision=revision,
@@ -180,8 +180,6 @@ async def _insert(session: AsyncSession, record: WorkloadRecord) -> None:
         )
     )
     named = [
-        {"name": workload.name, "revision": revision, "image_id": image_id, "role": rule.role.value}
-        for rule in workload.images
-        for image_id in dict.fromkeys(rule.images)
+        {"name": workload.name, "revision": revision, "image_id": image_id, "role": role.value} for role, image_id in workload.named_images
     ]
-    await session.execute(insert(WorkloadImageRow), named)
+    session.execute(insert(WorkloadImageRow), named)
