@@ -108,12 +108,13 @@ class StoreUnavailable(OurFault):
 class VerifierUnavailable(OurFault):
     """The external verifier gave no usable answer in time. Callers answer 503 with Retry-After.
 
-    ``retry_after_s`` is a hint in seconds.
+    ``retry_after_s`` is a hint in seconds, ``ticket`` names the record of the attempt, once there is one.
     """
 
-    def __init__(self, message: str, *, retry_after_s: int = 5) -> None:
+    def __init__(self, message: str, *, retry_after_s: int = 5, ticket: str | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.ticket = ticket
 
 
 class KeyUnavailable(OurFault):

@@ -1,7 +1,6 @@
 """The administrator's and auditor's connection to a broker, and the options that every such command takes."""
 
 import json
-import ssl
 import sys
 import urllib.error
 import urllib.parse
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kbs_rim.errors import OurFault, TheirFault
+from kbs_rim.tls_files import client_context
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _TIMEOUT_S = 60
@@ -32,7 +32,7 @@ class AdminClient:
         self._token = token
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
         if self._url.startswith("https://"):
-            handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file)))
+            handlers.append(urllib.request.HTTPSHandler(context=client_context(ca_file, option="--ca-file")))
         self._opener = urllib.request.build_opener(*handlers)
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
@@ -83,6 +83,10 @@ def _quoted(path: str) -> str:
     return urllib.parse.quote(path, safe="/:")
 
 
+_NO_ROUTE = frozenset({"404: Not Found", "Not Found"})
+"""What the guests' listener says to an administrator; a thing that is not there is described in other words."""
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         """Never carry a bearer token to another place."""
@@ -96,6 +100,11 @@ def _error_of(error: urllib.error.HTTPError) -> Exception:
         code, detail = "http", f"the broker answered {error.code}"
     if error.code >= 500:
         return OurFault(f"{detail} ({code})")
+    if code == "http" or detail in _NO_ROUTE:
+        return OurFault(
+            f"what answers at {urllib.parse.urlsplit(error.url)._replace(path='', query='').geturl()} is no broker for administrators"
+            f" (HTTP {error.code}). Set KBS_RIM_URL or --url to the internal listener (http.internal, port 8089 unless configured)."
+        )
     return TheirFault(code, detail)
 
 

@@ -175,13 +175,10 @@ def _files(paths: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def _tls(certificate: Path | None, key: Path | None) -> "ssl.SSLContext | None":
-    import ssl
-
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
         raise click.UsageError("--tls-certificate and --tls-key are given together or not at all")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
-    return context
+    from kbs_rim.tls_files import server_context
+
+    return server_context(certificate, key, options=("--tls-certificate", "--tls-key"))

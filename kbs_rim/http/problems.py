@@ -49,7 +49,9 @@ def problem_of(error: Exception, request_id: str) -> web.Response:
         case BusyError():
             return _unavailable("busy", str(error), error.retry_after_s, request_id)
         case VerifierUnavailable():
-            return _unavailable("verifier-unavailable", "The platform verifier gave no usable answer.", error.retry_after_s, request_id)
+            members = {"ticket": error.ticket} if error.ticket else {}
+            detail = "The platform verifier gave no usable answer."
+            return _unavailable("verifier-unavailable", detail, error.retry_after_s, request_id, **members)
         case TheirFault():
             status = next((code for kind, code in _STATUS_OF.items() if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)
             return problem(status, error.finding_id, str(error), request_id=request_id)
@@ -61,9 +63,9 @@ def problem_of(error: Exception, request_id: str) -> web.Response:
             return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "An internal error occurred.", request_id=request_id)
 
 
-def _unavailable(code: str, detail: str, retry_after_s: int, request_id: str) -> web.Response:
+def _unavailable(code: str, detail: str, retry_after_s: int, request_id: str, **members: str) -> web.Response:
     headers = {"Retry-After": str(retry_after_s)}
-    return problem(HTTPStatus.SERVICE_UNAVAILABLE, code, detail, headers=headers, request_id=request_id)
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, code, detail, headers=headers, request_id=request_id, **members)
 
 
 def _of_http_exception(error: web.HTTPException, request_id: str) -> web.Response:

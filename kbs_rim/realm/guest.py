@@ -137,16 +137,26 @@ class Exchange:
         return Secret(value, _matching(members.get("ticket"), _TICKET))
 
 
+_NO_BROKER_FOR_GUESTS = frozenset({"no-such-route", "unauthorized", "http-404", "http-401"})
+"""What the internal listener, or some other server, says to a guest."""
+
+
 def read_refusal(status: int, body: bytes) -> BrokerRefused:
     """Turn a 4xx answer into an error; its problem document (RFC 9457) may be missing or broken."""
+    code, ticket = read_problem(status, body)
+    message = "the broker refused" + (f"; the administrator finds the reason under ticket {ticket}" if ticket else "")
+    if code in _NO_BROKER_FOR_GUESTS:
+        message = "nothing for guests is there: --broker must name the listener for guests (http.guest, port 8088 unless configured)"
+    return BrokerRefused(code, message, ticket=ticket)
+
+
+def read_problem(status: int, body: bytes) -> tuple[str, str | None]:
+    """Return code and ticket of a problem document, as far as they look as they should; else a code made of the status."""
     try:
         members: Mapping[str, object] = strict_json.decode_object(body, what="the problem", max_bytes=MAX_ANSWER_BYTES)
     except MalformedEvidence:
         members = {}
-    code = _matching(members.get("code"), _CODE) or f"http-{status}"
-    ticket = _matching(members.get("ticket"), _TICKET)
-    message = "the broker refused" + (f"; the administrator finds the reason under ticket {ticket}" if ticket else "")
-    return BrokerRefused(code, message, ticket=ticket)
+    return _matching(members.get("code"), _CODE) or f"http-{status}", _matching(members.get("ticket"), _TICKET)
 
 
 def _matching(value: object, pattern: re.Pattern[str]) -> str | None:

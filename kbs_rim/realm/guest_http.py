@@ -11,7 +11,8 @@ from pathlib import Path
 import aiohttp
 
 from kbs_rim.realm.failures import BrokerNotTrusted, BrokerUnavailable
-from kbs_rim.realm.guest import KEY_REQUEST_TYPE, MAX_ANSWER_BYTES, EvidenceSource, Exchange, Secret, read_refusal
+from kbs_rim.realm.guest import KEY_REQUEST_TYPE, MAX_ANSWER_BYTES, EvidenceSource, Exchange, Secret, read_problem, read_refusal
+from kbs_rim.tls_files import client_context
 
 _CREATED, _OK = 201, 200
 _COME_BACK = frozenset({429, 503})
@@ -30,9 +31,18 @@ class _Reply:
 class _ComeBackLater(Exception):
     """The broker cannot answer now."""
 
-    def __init__(self, status: int, after_s: float) -> None:
-        super().__init__(f"the broker cannot answer now (HTTP {status})")
-        self.after_s = after_s
+    def __init__(self, reply: _Reply) -> None:
+        code, ticket = read_problem(reply.status, reply.body)
+        named = f", ticket {ticket}" if ticket else ""
+        super().__init__(f"the broker cannot answer now (HTTP {reply.status}, {code}{named})")
+        self.after_s = reply.retry_after_s
+
+
+@dataclass(slots=True)
+class _Progress:
+    """The last answer that was none, for the error when time is up."""
+
+    said: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +55,8 @@ class Patience:
 
 
 def trust(ca_file: Path | None) -> ssl.SSLContext:
-    """Return TLS settings that trust the system's authorities, or only those in ``ca_file``; raise ``OSError``."""
-    return ssl.create_default_context(cafile=ca_file)
+    """Return TLS settings that trust the system's authorities, or only those in ``ca_file``; raise ``ConfigurationError``."""
+    return client_context(ca_file, option="--ca")
 
 
 async def get_secret(exchange: Exchange, source: EvidenceSource, patience: Patience, *, tls: ssl.SSLContext | None = None) -> Secret:
@@ -55,19 +65,26 @@ async def get_secret(exchange: Exchange, source: EvidenceSource, patience: Patie
     A broker that answers 503 or 429 is asked again from the start, with a new challenge, after its Retry-After and some
     jitter. Raises ``BrokerRefused``, ``BrokerNotTrusted``, ``BrokerUnavailable``, and what the evidence source raises.
     """
+    progress = _Progress()
     try:
         async with asyncio.timeout(patience.deadline_s):
             timeout = aiohttp.ClientTimeout(total=patience.deadline_s)
             async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=False) as session:
-                return await _until_answered(session, exchange, source, patience, tls)
+                return await _until_answered(session, exchange, source, patience, tls, progress)
     except TimeoutError:
-        raise BrokerUnavailable(f"no answer within {patience.deadline_s:g} s") from None
+        before = f"; before that, {progress.said}" if progress.said else ""
+        raise BrokerUnavailable(f"no answer within {patience.deadline_s:g} s{before}") from None
     except aiohttp.ClientError as error:
         raise BrokerUnavailable(f"the broker cannot be reached: {type(error).__name__}: {error}") from None
 
 
 async def _until_answered(
-    session: aiohttp.ClientSession, exchange: Exchange, source: EvidenceSource, patience: Patience, tls: ssl.SSLContext | None
+    session: aiohttp.ClientSession,
+    exchange: Exchange,
+    source: EvidenceSource,
+    patience: Patience,
+    tls: ssl.SSLContext | None,
+    progress: _Progress,
 ) -> Secret:
     loop = asyncio.get_running_loop()
     end = loop.time() + patience.deadline_s
@@ -76,6 +93,7 @@ async def _until_answered(
         try:
             return await _once(session, exchange, source, tls)
         except _ComeBackLater as later:
+            progress.said = str(later)
             wait = max(later.after_s, pause) * (1 + _JITTER * patience.spread())
             if loop.time() + wait >= end:
                 raise BrokerUnavailable(f"{later}, and the time is up") from None
@@ -99,7 +117,7 @@ def _expect(reply: _Reply, status: int) -> None:
     if reply.status == status:
         return
     if reply.status in _COME_BACK:
-        raise _ComeBackLater(reply.status, reply.retry_after_s)
+        raise _ComeBackLater(reply)
     if 400 <= reply.status < 500:
         raise read_refusal(reply.status, reply.body)
     if reply.status >= 500:

@@ -125,11 +125,11 @@ OUTAGES = {
 async def assert_unavailable(site: Site, answer: Answer) -> None:
     assert (answer.status, answer.code) == (503, "verifier-unavailable"), answer
     assert int(answer.headers["Retry-After"]) > 0
-    assert set(answer.document) == {"type", "title", "status", "detail", "code", "request_id"}
+    assert set(answer.document) == {"type", "title", "status", "detail", "code", "request_id", "ticket"}
     [record] = await site.appraisals()
     assert record["verdict"] == "unavailable"
     assert [finding["id"] for finding in record["findings"]] == ["platform.not-judged"]
-    assert record["request_id"] == answer.document["request_id"]
+    assert (record["request_id"], record["id"]) == (answer.document["request_id"], answer.document["ticket"])
     assert set(record["inputs"]) == {"token", "log.vmm"}
     assert await site.appraisals(verdict="refused") == []
     assert await site.count("releases") == 0

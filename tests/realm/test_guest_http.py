@@ -164,3 +164,35 @@ async def test_a_realm_without_evidence_says_so(url):
 
     with pytest.raises(EvidenceUnavailable, match="no CCA realm"):
         await get_secret(exchange_with(url), Broken(), QUICK)
+
+
+def problem(status, **members):
+    async def answer(request):
+        return web.json_response(members, status=status, headers={"Retry-After": "0"}, content_type="application/problem+json")
+
+    return answer
+
+
+async def test_a_guest_out_of_time_says_what_it_was_told_last(aiohttp_server):
+    """The verifier is down for longer than the guest has patience: its administrator needs the ticket, not "no answer"."""
+    url = await serve(aiohttp_server, problem(503, code="verifier-unavailable", ticket="0a1b2c3d"))
+    waiting = Patience(deadline_s=0.3, spread=lambda: 0.0, sleep=lambda seconds: asyncio.sleep(10))
+    for patience in (waiting, Patience(deadline_s=0.3, spread=lambda: 0.0)):
+        with pytest.raises(BrokerUnavailable, match=r"HTTP 503, verifier-unavailable, ticket 0a1b2c3d\)"):
+            await get_secret(exchange_with(url), EchoingSource(), patience)
+
+
+async def test_a_busy_answer_of_a_proxy_has_neither_code_nor_ticket(aiohttp_server):
+    async def answer(request):
+        return web.Response(status=503, text="<html>", headers={"Retry-After": "3600"})
+
+    with pytest.raises(BrokerUnavailable, match=r"\(HTTP 503, http-503\)"):
+        await get_secret(exchange_with(await serve(aiohttp_server, answer)), EchoingSource(), QUICK)
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "unauthorized"), (404, "no-such-route"), (404, None)])
+async def test_a_guest_at_the_wrong_listener_is_told_so(aiohttp_server, status, code):
+    url = await serve(aiohttp_server, problem(status, **({"code": code} if code else {})))
+    with pytest.raises(BrokerRefused, match="must name the listener for guests") as refused:
+        await get_secret(exchange_with(url), EchoingSource(), QUICK)
+    assert refused.value.code == (code or f"http-{status}")

@@ -28,6 +28,7 @@ from kbs_rim.evidence.media_type import parse_media_type
 from kbs_rim.evidence.printable import printable
 from kbs_rim.limits import DEFAULT_LIMITS, Limits
 from kbs_rim.ports import VerifierAnswer
+from kbs_rim.tls_files import client_context, load_own_certificate
 
 CCA_EVIDENCE_TYPE = 'application/eat-collection; profile="http://arm.com/CCA-SSD/1.0.0"'
 SESSION_TYPE = "application/vnd.veraison.challenge-response-session+json"
@@ -343,11 +344,8 @@ def _signed_by(keys: tuple[Mapping[str, Any], ...], result: str) -> bool:
 
 
 def _tls_context(settings: VeraisonSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if settings.client_certificate_file is not None:
-            context.load_cert_chain(settings.client_certificate_file, settings.client_key_file)
-    except OSError as error:
-        raise ConfigurationError(f"verifier: a certificate or key file cannot be used: {error.strerror or error}") from error
+    context = client_context(settings.ca_file, option="verifier.ca_file")
+    certificate, key = settings.client_certificate_file, settings.client_key_file
+    if certificate is not None and key is not None:
+        load_own_certificate(context, certificate, key, options=("verifier.client_certificate_file", "verifier.client_key_file"))
     return context
