@@ -1,22 +1,12 @@
 """PURE. What VMMs do: where they put images, which device tree they load, which realm they ask the RMM for.
 
-``plan_layout`` is for calculators and simulators. An appraisal never trusts it: it judges what the log and the RIM say.
+``arguments.parse_arguments`` reads a command line, ``request.request_of`` joins it with a host and with images, ``plan_layout`` places
+everything and makes the device tree, ``operations.plan_operations`` lists what the RMM is asked to do, ``calculation.calculate`` gives
+RIM and REMs. An appraisal never trusts a layout: it judges what the log and the RIM say.
 """
 
-from typing import Literal
-
-from kbs_rim.measurement.vmm import kvmtool, qemu
+from kbs_rim.measurement.vmm.definition import VMMS, Vmm
+from kbs_rim.measurement.vmm.layout import plan_layout
 from kbs_rim.measurement.vmm.profile import Boot, HostParameters, Placement, Region, VmLayout, VmRequest
 
-__all__ = ["Boot", "HostParameters", "Placement", "Region", "VmLayout", "VmRequest", "Vmm", "plan_layout"]
-
-Vmm = Literal["qemu", "kvmtool"]
-_PLANS = {"qemu": qemu.plan, "kvmtool": kvmtool.plan}
-
-
-def plan_layout(vmm: Vmm, request: VmRequest) -> VmLayout:
-    """Return what ``vmm`` makes of ``request``: placement, device tree, realm parameters, entry state.
-
-    Raises ``InvalidDocument`` (``document.vm``) for a VM that it could not run.
-    """
-    return _PLANS[vmm](request)
+__all__ = ["VMMS", "Boot", "HostParameters", "Placement", "Region", "VmLayout", "VmRequest", "Vmm", "plan_layout"]

@@ -13,6 +13,7 @@ from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import DEFAULT_LIMITS, GRANULE_SIZE, KIB, MIB
 from kbs_rim.measurement.image import Arm64Header
 from kbs_rim.measurement.rmm import MAX_IPA_BITS, MIN_IPA_BITS, RealmCreate, RealmFlags
+from kbs_rim.measurement.vmm.definition import CpuTopology
 
 GIB = 1024 * MIB
 LOG_AREA_SIZE = 64 * KIB
@@ -92,7 +93,8 @@ class VmRequest:
     """One VM, as its command line asks for it; sizes in bytes, None for what is not there.
 
     ``bootargs`` is the string given by the user, before the VMM adds its own. ``ram_max`` and ``hotplug_slots`` are QEMU's
-    ``maxmem`` and ``slots``; ``firmware_base`` and ``virtio_mmio`` (number of devices with that transport) are kvmtool's.
+    ``maxmem`` and ``slots``; ``firmware_base`` and ``virtio_mmio`` (number of devices with that transport) are kvmtool's, ``serial`` (a
+    serial console is there) is cloud-hypervisor's. ``topology`` counts only where a template is patched.
     """
 
     cpus: int
@@ -111,9 +113,13 @@ class VmRequest:
     hotplug_slots: int = 0
     firmware_base: int | None = None
     virtio_mmio: int = 0
+    serial: bool = True
+    topology: CpuTopology | None = None
 
     def __post_init__(self) -> None:
         _within("cpus", self.cpus, 1, DEFAULT_LIMITS.cpus)
+        if self.topology is not None and self.topology.count != self.cpus:
+            raise refuse(f"a topology of {self.topology.count} CPUs for a VM with {self.cpus}")
         _within("ram_size", self.ram_size, MIB, _MAX_RAM)
         for name in ("kernel_size", "initrd_size", "firmware_size"):
             size = getattr(self, name)
