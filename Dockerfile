@@ -4,12 +4,14 @@ ARG BASE=python:3.13-slim-bookworm
 FROM ${BASE} AS build
 WORKDIR /src
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+# a compiler for the native kernel of the RIM chain; it stays in this stage, and without it the wheel is pure Python
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY requirements.lock requirements-build.lock ./
 RUN python -m venv /opt/build \
  && /opt/build/bin/pip install --require-hashes --no-deps --requirement requirements-build.lock \
  && python -m venv --without-pip /opt/kbs_rim \
  && python -m pip --python /opt/kbs_rim/bin/python install --require-hashes --no-deps --requirement requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY config config
 COPY migrations migrations
 COPY kbs_rim kbs_rim

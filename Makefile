@@ -1,6 +1,6 @@
 # What one does with this repository; `make` lists it. Everything runs in .venv, which `make venv` makes.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test fuzz lint fmt bench lock limits secrets clean distclean
+.PHONY: help venv native demo test fuzz lint fmt bench lock limits secrets clean distclean
 .NOTPARALLEL:
 
 JOBS ?= 2
@@ -13,6 +13,9 @@ help: ## list these commands
 
 venv: ## make .venv from the hashed lock file, with kbs-rim installed in it (PYTHON=... chooses the interpreter)
 	@tools/venv.sh
+
+native: venv ## compile the native kernel of the RIM chain into the working tree; make venv does so if it can
+	@.venv/bin/python hatch_build.py
 
 demo: venv ## three real realms get their secrets, and the attacks are refused (IMAGES=DIR takes images from a folder, ARGS=--keep)
 	@.venv/bin/python tools/demo/run.py $(ARGS)

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . tools/apt.sh
 
 stamp=.venv/.made-from
-wanted=$({ cat requirements-dev.lock pyproject.toml tools/venv.sh; pwd; } | sha256sum | cut -d' ' -f1)
+wanted=$({ cat requirements-dev.lock pyproject.toml hatch_build.py kbs_rim/measurement/_chain_kernel.c tools/venv.sh; echo "${RIM_KERNEL:-}"; pwd; } | sha256sum | cut -d' ' -f1)
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
   exit 0
 fi

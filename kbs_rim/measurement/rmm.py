@@ -6,16 +6,15 @@ set ``sve_vl`` without the SVE flag, and the RMM measures it all the same.
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, IntFlag
 
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import GRANULE_SIZE
+from kbs_rim.measurement.chain_kernel import DESCRIPTOR_LENGTH, RIM_FIELD_SIZE, Run, extend_run, in_use
 
 _U64_MAX = (1 << 64) - 1
-_RIM_FIELD_SIZE = 64
-_DESCRIPTOR_LENGTH = 0x100
 MIN_IPA_BITS, MAX_IPA_BITS = 32, 52
 """Bounds of ``s2sz`` that any RMM accepts (52 needs LPA2)."""
 
@@ -153,14 +152,20 @@ class RimChain:
     content field are zero padded to 64 bytes inside the hash; the value outside is cut to the digest size.
     """
 
-    def __init__(self, rmm: RmmVersion, params: RealmCreate) -> None:
-        """Start with RMI_REALM_CREATE: RIM = H(parameter page)."""
+    def __init__(
+        self, rmm: RmmVersion, params: RealmCreate, *, reached: bytes | None = None, pause: Callable[[], None] | None = None
+    ) -> None:
+        """Start with RMI_REALM_CREATE: RIM = H(parameter page); or go on from a RIM that was ``reached`` earlier.
+
+        ``pause`` is called every few thousand steps of a long run; what it raises ends the run.
+        """
         self.rmm = rmm
         self.hash_algorithm = params.hash_algorithm
         self._digest_of = params.hash_algorithm.digest
-        self._pad = bytes(_RIM_FIELD_SIZE - params.hash_algorithm.digest_size)
-        self._rim = self._digest_of(realm_params_page(params))
-        self._head = {kind: struct.pack("<B7xQ", kind, _DESCRIPTOR_LENGTH) for kind in (0, 1, 2)}
+        self._pad = bytes(RIM_FIELD_SIZE - params.hash_algorithm.digest_size)
+        self._rim = self._digest_of(realm_params_page(params)) if reached is None else reached
+        self._head = {kind: struct.pack("<B7xQ", kind, DESCRIPTOR_LENGTH) for kind in (0, 1, 2)}
+        self._pause = pause
 
     @property
     def value(self) -> bytes:
@@ -177,22 +182,24 @@ class RimChain:
         self._extend(0, struct.pack("<QQ", ipa, 1) + content_digest + self._pad + bytes(96))
 
     def data_run(self, ipa: int, digests: bytes | memoryview) -> None:
-        """Extend with consecutive measured granules from ``ipa`` on; ``digests`` is their digests laid end to end.
+        """Extend with consecutive measured granules from ``ipa`` on; ``digests`` is their digests laid end to end."""
+        self._extend_run(Run.DATA, ipa, len(digests) // self.hash_algorithm.digest_size, digests=digests)
 
-        This is the hot loop of every cold appraisal: only the old RIM, the address and the content change between
-        descriptors, so the constant pieces are joined around them.
-        """
-        size = self.hash_algorithm.digest_size
-        if len(digests) % size:
-            raise ValueError("granule digests of another algorithm than the realm's")
-        blob = bytes(digests)
-        new, join, pack = self.hash_algorithm.constructor, b"".join, struct.Struct("<Q").pack
-        head, pad, rim = self._head[0], self._pad, self._rim
-        measured, tail = pack(1), self._pad + bytes(96)
-        for start in range(0, len(blob), size):
-            rim = new(join((head, rim, pad, pack(ipa), measured, blob[start : start + size], tail))).digest()
-            ipa += GRANULE_SIZE
-        self._rim = rim
+    def unmeasured_run(self, ipa: int, count: int) -> None:
+        """Extend with ``count`` consecutive granules from ``ipa`` on whose content is not measured."""
+        self._extend_run(Run.UNMEASURED, ipa, count)
+
+    def ripas_run(self, base: int, size: int, count: int) -> None:
+        """Extend with ``count`` consecutive RTT entries of ``size`` bytes; nothing happens under an RMM that does not measure RIPAS."""
+        if self.rmm.measures_ripas:
+            self._extend_run(Run.RIPAS, base, count, stride=size)
+
+    def _extend_run(
+        self, kind: Run, base: int, count: int, *, stride: int = GRANULE_SIZE, digests: bytes | memoryview | None = None
+    ) -> None:
+        self._rim = extend_run(
+            in_use(), kind, self.hash_algorithm, self._rim, base, count, stride=stride, digests=digests, pause=self._pause
+        )
 
     def ripas_entry(self, base: int, top: int) -> None:
         """Extend with one RTT entry; nothing happens under an RMM that does not measure RIPAS."""
@@ -266,6 +273,24 @@ def ripas_entries(base: int, top: int, s2sz: int) -> Iterator[RipasEntry]:
                 yield RipasEntry(current, current + size)
                 current += size
                 break
+
+
+def ripas_runs(base: int, top: int, s2sz: int) -> Iterator[tuple[int, int, int]]:
+    """Return what ``ripas_entries`` yields with neighbours of one size put together: (base, size, count) of each run.
+
+    Raises ``ValueError`` as ``ripas_entries`` does.
+    """
+    _check_ripas_range(base, top)
+    sizes = rtt_entry_sizes(s2sz)
+    current = base
+    while current < top:
+        fitting = [size for size in sizes if current % size == 0 and current + size <= top]
+        size = fitting[-1]
+        # Entries of this size go on until a larger one fits or this one does not.
+        larger = next((bigger for bigger in sizes if bigger > size and -(-current // bigger) * bigger + bigger <= top), None)
+        end = top // size * size if larger is None else -(-current // larger) * larger
+        yield current, size, (end - current) // size
+        current = end
 
 
 def count_ripas_entries(base: int, top: int, s2sz: int) -> int:

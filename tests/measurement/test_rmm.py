@@ -18,6 +18,7 @@ from kbs_rim.measurement.rmm import (
     count_ripas_entries,
     replay_operations,
     ripas_entries,
+    ripas_runs,
     rtt_entry_sizes,
 )
 
@@ -69,6 +70,19 @@ def test_counting_agrees_with_splitting(base, length, s2sz):
     assert entries[0].base == base
     assert entries[-1].top == top
     assert all(left.top == right.base for left, right in itertools.pairwise(entries))
+
+
+@given(
+    st.one_of(st.integers(0, 1 << 20), st.integers(0, 1 << 11).map(lambda number: number * 512)),
+    st.one_of(st.integers(1, 1 << 12), st.integers(1, 1 << 11).map(lambda number: number * 512)),
+    st.sampled_from([20, 25, 33, 39, 41, 44, 48, 52]),
+)
+def test_runs_of_entries_are_the_entries(base, length, s2sz):
+    low, high = base * PAGE, (base + length) * PAGE
+    runs = list(ripas_runs(low, high, s2sz))
+    entries = [(first + k * size, first + (k + 1) * size) for first, size, count in runs for k in range(count)]
+    assert entries == [(entry.base, entry.top) for entry in ripas_entries(low, high, s2sz)]
+    assert len(runs) <= 2 * len(rtt_entry_sizes(s2sz))
 
 
 def test_counting_a_hostile_range_costs_nothing():
