@@ -62,13 +62,11 @@ class Window:
 
 def read_up_to(source: Readable, size: int) -> bytes:
     """Return ``size`` bytes, fewer only at the end."""
-    data = source.read(size)
-    while data and len(data) < size:
-        more = source.read(size - len(data))
-        if not more:
-            break
-        data += more
-    return data
+    pieces = []
+    while size and (piece := source.read(min(size, CHUNK_BYTES))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def drain(source: Readable) -> None:

@@ -135,6 +135,13 @@ class ImageFinder:
         self._found = {path: found for path, found in self._found.items() if not hidden(path)}
         self._links = {path: target for path, target in self._links.items() if not hidden(path)}
 
+    def join(self, other: "ImageFinder") -> None:
+        """Take over what another finder has found."""
+        self._found |= other._found
+        self._links |= other._links
+        self.skipped += other.skipped
+        self.hashed_bytes += other.hashed_bytes
+
     def finish(self) -> tuple[FoundImage, ...]:
         """Return the images in the order in which they were found, one for each content.
 
