@@ -12,7 +12,9 @@ from kbs_rim.appraisal.findings import Finding, Severity, errors_of
 from kbs_rim.errors import MalformedEvidence
 
 ROOT = Path(__file__).parent.parent.parent
-RAISERS = {"Conflict", "Finding", "Forbidden", "InvalidDocument", "MalformedEvidence", "NotFound", "RefusedKey", "RefusedSource", "UnopenableSecret"}
+RAISERS = {
+    "Conflict", "Finding", "Forbidden", "InvalidDocument", "MalformedEvidence", "NotFound", "RefusedKey", "RefusedSource", "UnopenableSecret",
+}  # fmt: skip
 
 
 def _ids_used():
