@@ -3,11 +3,12 @@
 import asyncio
 import secrets
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -20,7 +21,8 @@ from kbs_rim.adapters.verifiers.veraison import VeraisonSettings, VeraisonVerifi
 from kbs_rim.appraisal.ear_policy import EarPolicy
 from kbs_rim.appraisal.ear_signature import EarKey
 from kbs_rim.appraisal.ear_vector import TrustTier
-from kbs_rim.config import ListenerSettings, Settings, read_secret_file
+from kbs_rim.appraisal.published_keys import is_published
+from kbs_rim.appraisal.tree_pack import RulePack
 from kbs_rim.errors import ConfigurationError, InvalidDocument, MalformedEvidence, OurFault
 from kbs_rim.evidence.strict_json import decode_object
 from kbs_rim.http.app import guest_app, internal_app, server_logger
@@ -33,6 +35,8 @@ from kbs_rim.services.principals import Principals
 from kbs_rim.services.readiness import Readiness
 from kbs_rim.services.registry import Registry
 from kbs_rim.services.secrets import ReleaseVault, SecretVault
+from kbs_rim.settings import GuestListenerSettings, ListenerSettings, Settings, read_secret_file
+from kbs_rim.tls_files import server_context
 
 _log = structlog.get_logger("kbs_rim.serve")
 KEEPALIVE_S = 75
@@ -92,11 +96,48 @@ def open_settings_store(settings: Settings) -> Store:
     return open_store(settings.database.resolved_url().get_secret_value(), pool_size=settings.database.pool_size)
 
 
+def file_problems(settings: Settings) -> list[str]:
+    """Open every file that serving opens, as serving does; return one sentence for each that is missing or not what it should be.
+
+    Connects to nothing: the database and the verifier are for ``kbs-rim db current`` and ``/readyz``.
+    """
+    verifier, kek_file = settings.verifier, settings.secrets.kek_file
+    openers: list[Callable[[], object]] = [
+        settings.database.resolved_url,
+        *(partial(LocalKeyEncryptionKey.from_files, [file]) for file in (kek_file, *settings.secrets.previous_kek_files) if file),
+        *(partial(_pinned_keys, file, verifier.allow_published_keys) for file in verifier.pinned_keys_files),
+        partial(_client_files, settings),
+        partial(_rule_packs, settings),
+        partial(_tls, settings.http.guest),
+        partial(_tls, settings.http.internal),
+    ]
+    problems = []
+    for opener in openers:
+        try:
+            opener()
+        except OurFault as error:
+            problems.append(str(error))
+    return problems
+
+
+def _rule_packs(settings: Settings) -> Mapping[str, RulePack]:
+    try:
+        return load_rule_packs(settings.appraisal.tree_rules_directory)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"appraisal.tree_rules_directory: {error}") from None
+
+
+def _client_files(settings: Settings) -> None:
+    """Open what the verifier's client opens, and its certificate files even where http:// makes no use of them."""
+    client = _veraison_settings(settings)
+    VeraisonVerifier(replace(client, url=client.url.replace("http://", "https://", 1)), settings.limits)
+
+
 def ear_policy(settings: Settings) -> EarPolicy:
     """Build what is demanded of attestation results; pinned keys are read from their files."""
     verifier = settings.verifier
     return EarPolicy(
-        keys=tuple(key for file in verifier.pinned_keys_files for key in _pinned_keys(file)),
+        keys=tuple(key for file in verifier.pinned_keys_files for key in _pinned_keys(file, verifier.allow_published_keys)),
         trust_discovery=verifier.trust_discovery_key,
         algorithms=frozenset(verifier.algorithms),
         profiles=frozenset(verifier.profiles),
@@ -113,7 +154,7 @@ def _applications(
     settings: Settings, store: Store, verifier: VeraisonVerifier, executor: ThreadPoolExecutor
 ) -> tuple[web.Application, web.Application]:
     clock, entropy, metrics = SystemClock(), secrets.token_bytes, Metrics()
-    packs = load_rule_packs(settings.appraisal.tree_rules_directory)
+    packs = _rule_packs(settings)
     kek = LocalKeyEncryptionKey.from_files([_kek_file(settings), *settings.secrets.previous_kek_files])
     metrics.test_mode.set(settings.service.test_mode)
     metrics.legacy_rsa1_5.set(settings.secrets.legacy_rsa1_5)
@@ -182,26 +223,28 @@ def _kek_file(settings: Settings) -> Path:
     return settings.secrets.kek_file
 
 
-def _pinned_keys(file: Path) -> list[EarKey]:
-    """Read a JWK or a JWKS."""
+def _pinned_keys(file: Path, allow_published: bool) -> list[EarKey]:
+    """Read a JWK or a JWKS. A published key would refuse every realm later, so it is refused here."""
     try:
         document = decode_object(read_secret_file(file, "verifier.pinned_keys_files").encode(), what=str(file))
-        keys = document.get("keys", [document])
-        if not isinstance(keys, list) or not keys:
+        jwks = document.get("keys", [document])
+        if not isinstance(jwks, list) or not jwks:
             raise ConfigurationError(f"verifier.pinned_keys_files: {file} holds no key")
-        if not all(isinstance(key, dict) for key in keys):
+        if not all(isinstance(jwk, dict) for jwk in jwks):
             raise ConfigurationError(f"verifier.pinned_keys_files: {file} holds something that is no JWK")
-        return [EarKey.from_jwk(key) for key in keys if isinstance(key, dict)]
+        keys = [EarKey.from_jwk(jwk) for jwk in jwks if isinstance(jwk, dict)]
     except (MalformedEvidence, InvalidDocument) as error:
         raise ConfigurationError(f"verifier.pinned_keys_files: {file}: {error}") from None
+    if not allow_published and any(is_published(key.thumbprint) for key in keys):
+        raise ConfigurationError(
+            f"verifier.pinned_keys_files: {file} holds a key whose private half is published: make the verifier a new one"
+        )
+    return keys
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, listener: ListenerSettings, timeout_s: int) -> tuple[str, int]:
     """Bind one listener; return its real address (port 0 takes a free one)."""
-    context = None
-    if listener.tls_certificate_file is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(listener.tls_certificate_file, listener.tls_key_file)
+    context = _tls(listener)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -219,6 +262,14 @@ async def _listen(stack: AsyncExitStack, app: web.Application, listener: Listene
         raise OurFault(f"cannot listen on {listener.listen}: {error.strerror}") from error
     address: tuple[str, int] = runner.addresses[0][:2]
     return address
+
+
+def _tls(listener: ListenerSettings) -> ssl.SSLContext | None:
+    certificate, key = listener.tls_certificate_file, listener.tls_key_file
+    if certificate is None or key is None:
+        return None
+    section = "http.guest" if isinstance(listener, GuestListenerSettings) else "http.internal"
+    return server_context(certificate, key, options=(f"{section}.tls_certificate_file", f"{section}.tls_key_file"))
 
 
 async def _purge(store: Store, stopping: asyncio.Event) -> None:

@@ -29,18 +29,6 @@ from kbs_rim import wiring
 from kbs_rim.adapters.db import Store, open_store
 from kbs_rim.adapters.secrets.local_kek import generate_key_file
 from kbs_rim.appraisal.finding_catalogue import ENTRIES
-from kbs_rim.config import (
-    AppraisalSettings,
-    ChallengeSettings,
-    DatabaseSettings,
-    GuestListenerSettings,
-    HttpSettings,
-    InternalListenerSettings,
-    SecretsSettings,
-    ServiceSettings,
-    Settings,
-    VerifierSettings,
-)
 from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, Evidence, encode_evidence_json
 from kbs_rim.limits import Limits
 from kbs_rim.measurement.image import measure_image
@@ -52,6 +40,18 @@ from kbs_rim.realm.simulator import SimulatedRealm
 from kbs_rim.reference_verifier.app import Settings as VerifierOptions
 from kbs_rim.reference_verifier.app import make_app
 from kbs_rim.services.principals import Principals
+from kbs_rim.settings import (
+    AppraisalSettings,
+    ChallengeSettings,
+    DatabaseSettings,
+    GuestListenerSettings,
+    HttpSettings,
+    InternalListenerSettings,
+    SecretsSettings,
+    ServiceSettings,
+    Settings,
+    VerifierSettings,
+)
 
 VMS: dict[str, Vm] = {"qemu-kernel": QEMU_KERNEL, "qemu-firmware": QEMU_FIRMWARE, "kvmtool-kernel": KVMTOOL_KERNEL}
 SECRETS = {name: f"the disk key of {name} <\u00df> 8b1f".encode() + b"\x00\xfe" for name in VMS}

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from kbs_rim import cli
-from kbs_rim.config import ENVIRONMENT_PREFIX, DatabaseSettings, Settings, _leaves, load_settings, read_secret_file
+from kbs_rim.adapters.secrets.local_kek import generate_key_file
+from kbs_rim.config import ENVIRONMENT_PREFIX, _leaves, load_settings
 from kbs_rim.errors import ConfigurationError
 from kbs_rim.limits import Limits
+from kbs_rim.reference_verifier.signing import SigningKey
+from kbs_rim.settings import DatabaseSettings, Settings, read_secret_file
 
 REFERENCE = Path(__file__).parent.parent / "config" / "kbs_rim.toml"
 COMMENTED_OPTION = re.compile(r"^#(?=[a-z0-9_]+ = )", re.MULTILINE)
@@ -395,14 +398,59 @@ class TestCommand:
         assert "problem: secrets.kek_file is not set" in err
         assert out.startswith("digest sha256:")
 
-    def test_check_reads_the_files_it_names(self, tmp_path: Path, file: Path) -> None:
-        (tmp_path / "kek").write_bytes(bytes(32))
-        file.write_text(f'[secrets]\nkek_file = "{tmp_path}/kek"\n[verifier]\npinned_keys_files = ["{tmp_path}/jwk"]\n')
-        code, out, _ = self.run("check", "--json", "--config", str(file))
-        assert code == 2
-        assert json.loads(out)["problems"] == [f"verifier.pinned_keys_files: {tmp_path}/jwk cannot be read"]
-        (tmp_path / "jwk").write_text("{}")
-        assert self.run("check", "--config", str(file))[0] == 0
+    def checked(self, file: Path, **options: object) -> list[str]:
+        """What ``config check`` finds wrong with options that are given by section and name."""
+        env = {ENVIRONMENT_PREFIX + key: value if isinstance(value, str) else json.dumps(value) for key, value in options.items()}
+        code, out, _ = self.run("check", "--json", "--config", str(file), env=env)
+        problems: list[str] = json.loads(out)["problems"]
+        assert code == (2 if problems else 0)
+        return problems
+
+    def test_check_opens_the_files_that_serving_opens(self, tmp_path: Path, file: Path) -> None:
+        """What kept a broker from starting is found beforehand, with the option, the file and what to do."""
+        file.write_text("")
+        kek, jwk, text = tmp_path / "kek", tmp_path / "jwk", tmp_path / "text"
+        generate_key_file(kek)
+        jwk.write_text(json.dumps(SigningKey.generate().public_jwk()))
+        text.write_text("x")
+        good: dict[str, object] = {"SECRETS__KEK_FILE": str(kek), "VERIFIER__PINNED_KEYS_FILES": [str(jwk)]}
+        assert self.checked(file, **good) == []
+        cases: list[tuple[dict[str, object], str]] = [
+            ({"SECRETS__KEK_FILE": f"{tmp_path}/none"}, f"secrets.kek_file: {tmp_path}/none cannot be read: No such file or directory"),
+            ({"SECRETS__PREVIOUS_KEK_FILES": [str(text)]}, f"secrets.kek_file: {text} may be read by everybody: chmod 600 {text}"),
+            ({"VERIFIER__PINNED_KEYS_FILES": [f"{tmp_path}/none"]}, f"verifier.pinned_keys_files: {tmp_path}/none cannot be read"),
+            ({"VERIFIER__PINNED_KEYS_FILES": [str(text)]}, f"verifier.pinned_keys_files: {text}: {text} is not JSON"),
+            ({"VERIFIER__CA_FILE": str(text)}, f"verifier.ca_file: {text} holds no PEM certificate"),
+            ({"VERIFIER__AUTHORIZATION_FILE": f"{tmp_path}/none"}, f"verifier.authorization_file: {tmp_path}/none cannot be read"),
+            (
+                {"VERIFIER__CLIENT_CERTIFICATE_FILE": str(text), "VERIFIER__CLIENT_KEY_FILE": str(text)},
+                f"verifier.client_certificate_file: {text} holds no PEM certificate",
+            ),
+            (
+                {"HTTP__GUEST__TLS_CERTIFICATE_FILE": str(text), "HTTP__GUEST__TLS_KEY_FILE": str(text)},
+                f"http.guest.tls_certificate_file: {text} holds no PEM certificate",
+            ),
+            (
+                {"HTTP__INTERNAL__TLS_CERTIFICATE_FILE": f"{tmp_path}/none", "HTTP__INTERNAL__TLS_KEY_FILE": str(text)},
+                f"http.internal.tls_certificate_file: {tmp_path}/none cannot be read",
+            ),
+            ({"DATABASE__URL_FILE": f"{tmp_path}/none"}, f"database.url_file: {tmp_path}/none cannot be read"),
+            ({"APPRAISAL__TREE_RULES_DIRECTORY": str(text)}, f"appraisal.tree_rules_directory: {text} is not a directory of rule packs"),
+        ]
+        text.chmod(0o644)
+        for options, words in cases:
+            problems = self.checked(file, **{**good, **options})
+            assert len(problems) == 1, (options, problems)
+            assert problems[0].startswith(words)
+
+    def test_check_refuses_a_pinned_key_that_is_published(self, tmp_path: Path, file: Path) -> None:
+        """Every release would be refused for it later."""
+        published = Path(__file__).parent / "vectors" / "tokens" / "keys" / "cpak-veraison-p256.jwk"
+        generate_key_file(tmp_path / "kek")
+        file.write_text(f'[secrets]\nkek_file = "{tmp_path}/kek"\n[verifier]\npinned_keys_files = ["{published}"]\n')
+        [problem] = self.checked(file)
+        assert problem.startswith(f"verifier.pinned_keys_files: {published} holds a key whose private half is published")
+        assert self.checked(file, SERVICE__TEST_MODE=True, VERIFIER__ALLOW_PUBLISHED_KEYS=True) == []
 
     def test_check_reads_the_rule_packs_as_well(self, file: Path) -> None:
         packs = file.parent / "packs"

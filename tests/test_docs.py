@@ -21,12 +21,13 @@ from kbs_rim import cli
 from kbs_rim.appraisal.finding_catalogue import CATALOGUE
 from kbs_rim.appraisal.registered_image import ImageState
 from kbs_rim.appraisal.workload import Bounds, Workload, parse_workload
-from kbs_rim.config import Settings, load_settings
+from kbs_rim.config import load_settings
 from kbs_rim.evidence import base64url
 from kbs_rim.evidence.envelope import ACCEPTED_MEDIA_TYPES
 from kbs_rim.evidence.tcg_log import LogKind
 from kbs_rim.reference_verifier.faults import Fault
 from kbs_rim.sealing.guest_key import commitment, guest_key_of
+from kbs_rim.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

@@ -19,9 +19,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kbs_rim import cli
-from kbs_rim.config import ENVIRONMENT_PREFIX, Settings, load_settings
+from kbs_rim.config import ENVIRONMENT_PREFIX, load_settings
 from kbs_rim.limits import DEFAULT_LIMITS
 from kbs_rim.realm.guest_http import _COME_BACK
+from kbs_rim.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-build.lock")

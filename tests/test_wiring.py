@@ -17,10 +17,10 @@ from sqlalchemy import text
 
 from kbs_rim import wiring
 from kbs_rim.adapters.secrets.local_kek import generate_key_file
-from kbs_rim.config import HttpSettings, InternalListenerSettings, Settings
 from kbs_rim.errors import ConfigurationError, OurFault, StoreUnavailable
 from kbs_rim.reference_verifier.faults import Fault
 from kbs_rim.reference_verifier.signing import SigningKey
+from kbs_rim.settings import HttpSettings, InternalListenerSettings, Settings
 from tests.broker_stage import SECRETS, Logs, Site, Starter, Trust, expect, settings_of
 
 VM = "qemu-kernel"

@@ -1,7 +1,6 @@
 """``kbs-rim config``: what is in force, where it came from, and whether a broker could serve with it."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,13 +49,16 @@ def show(config: Path | None, as_json: bool) -> int:
 @configuration_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: digest, problems and warnings.")
 def check(config: Path | None, as_json: bool) -> int:
-    """Tell whether a broker could serve with this configuration; exit 0 or 2."""
+    """Tell whether a broker could serve with this configuration; exit 0 or 2.
+
+    Every file that `kbs-rim serve` opens is opened and read. Nothing is connected to: `kbs-rim db current` asks the database, and
+    /readyz of a running broker the verifier.
+    """
     from kbs_rim.config import load_settings
+    from kbs_rim.wiring import file_problems
 
     settings = load_settings(config).settings
-    problems = (
-        settings.serving_problems() + list(_unreadable(settings.document())) + _pack_problems(settings.appraisal.tree_rules_directory)
-    )
+    problems = settings.serving_problems() + file_problems(settings)
     if as_json:
         click.echo(json.dumps({"digest": settings.digest(), "problems": problems, "warnings": settings.warnings()}, indent=2))
     else:
@@ -68,32 +70,9 @@ def check(config: Path | None, as_json: bool) -> int:
     return EXIT_FAILED if problems else EXIT_OK
 
 
-def _pack_problems(directory: Path | None) -> list[str]:
-    """A sentence for the first rule pack that a broker could not read."""
-    from kbs_rim.errors import ConfigurationError
-    from kbs_rim.rule_packs import load_rule_packs
-
-    try:
-        load_rule_packs(directory)
-    except ConfigurationError as error:
-        return [f"appraisal.tree_rules_directory: {error}"]
-    return []
-
-
 def _rows(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in document.items():
         if isinstance(value, dict):
             yield from _rows(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", "(unset)" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _unreadable(document: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """A sentence for each configured file that this user cannot read; the options are those named ``*_file`` and ``*_files``."""
-    for name, value in document.items():
-        if isinstance(value, dict):
-            yield from _unreadable(value, f"{prefix}{name}.")
-        elif name.endswith(("_file", "_files")) and value:
-            for path in [value] if isinstance(value, str) else value:
-                if not Path(path).is_file() or not os.access(path, os.R_OK):
-                    yield f"{prefix}{name}: {path} cannot be read"

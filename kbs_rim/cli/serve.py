@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from kbs_rim.config import Settings, load_settings
+from kbs_rim.config import load_settings
+from kbs_rim.settings import Settings
 
 
 @click.command(name="serve")

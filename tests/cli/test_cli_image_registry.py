@@ -13,7 +13,9 @@ import structlog
 from kbs_rim import wiring
 from kbs_rim.adapters.secrets.local_kek import generate_key_file
 from kbs_rim.cli import main
-from kbs_rim.config import (
+from kbs_rim.measurement.image import measure_image
+from kbs_rim.reference_verifier.signing import SigningKey
+from kbs_rim.settings import (
     DatabaseSettings,
     GuestListenerSettings,
     HttpSettings,
@@ -22,8 +24,6 @@ from kbs_rim.config import (
     Settings,
     VerifierSettings,
 )
-from kbs_rim.measurement.image import measure_image
-from kbs_rim.reference_verifier.signing import SigningKey
 from tests.pe_builder import slow_authenticode, uki
 
 IMAGES = Path(__file__).parent.parent / "vectors" / "vmm" / "images"
