@@ -336,7 +336,7 @@ def _measure_gzipped_kernel(
                 digest.update(block)
             yield block
 
-    unpacked = list(_gunzip_first_member(hashed_blocks(), limits.gunzip_bytes))
+    unpacked = list(gunzip_first_member(hashed_blocks(), limits.gunzip_bytes))
     size = sum(map(len, unpacked))
     hasher = ImageHasher(size)
     unpacked_blocks = blocks_of(unpacked)
@@ -361,8 +361,11 @@ def _measure_gzipped_kernel(
     )
 
 
-def _gunzip_first_member(blocks: Iterable[memoryview], limit: int) -> Iterator[bytes]:
-    """Yield the unpacked first member in pieces; consume ``blocks`` to their end all the same."""
+def gunzip_first_member(blocks: Iterable[memoryview], limit: int) -> Iterator[bytes]:
+    """Yield the unpacked first member in pieces, of ``limit`` bytes at most; consume ``blocks`` to their end all the same.
+
+    Raises ``MalformedEvidence``: ``image.gzip`` if it is damaged or cut off, ``image.too-large``.
+    """
     unpacker = zlib.decompressobj(_GZIP_WINDOW)
     size = 0
     for block in blocks:
