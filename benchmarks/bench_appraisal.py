@@ -12,8 +12,10 @@ import struct
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -57,8 +59,9 @@ class PreparedVerifier:
         """Return the prepared result."""
         return VerifierAnswer(attestation_result=self.results[challenge], discovery_keys=(), verifier="prepared", duration_us=0)
 
-    async def check(self) -> None:
-        """Always ready."""
+    async def check(self) -> tuple[Mapping[str, Any], ...]:
+        """Always ready, and silent about its keys."""
+        return ()
 
     async def close(self) -> None:
         """Nothing to release."""
@@ -107,9 +110,7 @@ class Bench:
         vault = SecretVault(store=store.secrets, kek=kek, clock=clock, entropy=os.urandom, limits=DEFAULT_LIMITS)
         await vault.create("a/b/c", key_id="c", workloads=["web"], value=b"s" * 32, actor="bench")
         self.broker = Broker(
-            stores=BrokerStores(
-                images=store.images, workloads=store.workloads, secrets=store.secrets, challenges=store.challenges, records=store.records
-            ),
+            stores=BrokerStores(trust=store.trust, images=store.images, challenges=store.challenges, records=store.records),
             vault=ReleaseVault(store.opener, kek),
             verifier=self.verifier,
             policy=BrokerPolicy(

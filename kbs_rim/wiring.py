@@ -34,6 +34,7 @@ from kbs_rim.services.explanation import Explainer
 from kbs_rim.services.principals import Principals
 from kbs_rim.services.readiness import Readiness
 from kbs_rim.services.registry import Registry
+from kbs_rim.services.replay_cache import CACHE_COUNTS
 from kbs_rim.services.secrets import ReleaseVault, SecretVault
 from kbs_rim.settings import GuestListenerSettings, ListenerSettings, Settings, read_secret_file
 from kbs_rim.tls_files import server_context
@@ -154,18 +155,16 @@ def _applications(
     settings: Settings, store: Store, verifier: VeraisonVerifier, executor: ThreadPoolExecutor
 ) -> tuple[web.Application, web.Application]:
     clock, entropy, metrics = SystemClock(), secrets.token_bytes, Metrics()
-    packs = _rule_packs(settings)
+    packs, believed = _rule_packs(settings), ear_policy(settings)
     kek = LocalKeyEncryptionKey.from_files([_kek_file(settings), *settings.secrets.previous_kek_files])
     metrics.test_mode.set(settings.service.test_mode)
     metrics.legacy_rsa1_5.set(settings.secrets.legacy_rsa1_5)
     broker = Broker(
-        stores=BrokerStores(
-            images=store.images, workloads=store.workloads, secrets=store.secrets, challenges=store.challenges, records=store.records
-        ),
+        stores=BrokerStores(trust=store.trust, images=store.images, challenges=store.challenges, records=store.records),
         vault=ReleaseVault(store.opener, kek),
         verifier=verifier,
         policy=BrokerPolicy(
-            ear_policy=ear_policy(settings),
+            ear_policy=believed,
             limits=settings.limits,
             challenge_lifetime=timedelta(seconds=settings.challenge.lifetime_s),
             max_outstanding=settings.challenge.max_outstanding,
@@ -199,7 +198,7 @@ def _applications(
         auditor=auditor,
         explainer=Explainer(auditor=auditor, images=store.images, limits=settings.limits, executor=executor),
         principals=Principals(store=store.principals, clock=clock, entropy=entropy),
-        readiness=Readiness(health=store.health, verifier=verifier, kek=kek),
+        readiness=Readiness(health=store.health, verifier=verifier, kek=kek, pinned={key.thumbprint for key in believed.keys}),
         limits=settings.limits,
         metrics=metrics,
     )
@@ -209,12 +208,11 @@ def _applications(
 def _watch_caches(metrics: Metrics, broker: Broker) -> None:
     rims, granules = broker.trust.rims, broker.trust.granules
     metrics.watch("rim_cache_entries", "RIMs held", lambda: len(rims))
-    metrics.watch("rim_cache_hits", "RIMs found since the start", lambda: rims.counts.hits)
-    metrics.watch("rim_cache_misses", "RIMs not found since the start", lambda: rims.counts.misses)
-    metrics.watch("rim_cache_dropped", "RIMs dropped for a revoked image since the start", lambda: rims.counts.dropped)
+    metrics.watch("granule_cache_entries", "Images whose granule digests are held, one for each algorithm", lambda: len(granules))
     metrics.watch("granule_cache_bytes", "Granule digests held", lambda: granules.held_bytes)
-    metrics.watch("granule_cache_hits", "Images found since the start", lambda: granules.counts.hits)
-    metrics.watch("granule_cache_misses", "Images fetched since the start", lambda: granules.counts.misses)
+    for name, counts in (("rim", rims.counts), ("granule", granules.counts)):
+        for what, about in CACHE_COUNTS.items():
+            metrics.watch(f"{name}_cache_{what}", f"{about}, since the start", partial(getattr, counts, what))
 
 
 def _kek_file(settings: Settings) -> Path:

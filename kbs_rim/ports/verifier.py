@@ -25,8 +25,8 @@ class PlatformVerifier(Protocol):
         """Send the token for a session with this 64-byte nonce; raise ``VerifierUnavailable`` if no usable answer came in time."""
         ...
 
-    async def check(self) -> None:
-        """Raise ``VerifierUnavailable`` if the verifier is not ready."""
+    async def check(self) -> tuple[Mapping[str, Any], ...]:
+        """Return the public JWKs that the verifier publishes; raise ``VerifierUnavailable`` if it is not ready."""
         ...
 
     async def close(self) -> None:

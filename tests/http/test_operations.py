@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -14,7 +15,8 @@ from kbs_rim.appraisal.finding_catalogue import CATALOGUE
 from kbs_rim.errors import KeyUnavailable
 from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, encode_evidence_json
 from kbs_rim.reference_verifier.faults import Fault
-from tests.broker_stage import SECRETS, Logs, Site, Starter
+from kbs_rim.reference_verifier.signing import SigningKey
+from tests.broker_stage import SECRETS, Logs, Site, Starter, Trust
 
 VM = "qemu-kernel"
 GOOD = {"database": "ok", "verifier": "ok", "keys": "ok"}
@@ -56,6 +58,22 @@ async def test_not_ready_without_the_verifier(start: Starter) -> None:
 async def test_not_ready_while_the_verifier_says_that_it_is_not(start: Starter) -> None:
     site = await start(faults={Fault.NOT_READY})
     assert await readiness(site) == (503, {**GOOD, "verifier": "unavailable"})
+
+
+async def test_not_ready_with_a_verifier_whose_key_is_not_pinned(start: Starter, trust: Trust, tmp_path: Path) -> None:
+    """It answers, and every realm would be refused with verifier.signature."""
+    other = tmp_path / "other.jwk"
+    other.write_text(json.dumps(SigningKey.generate().public_jwk()))
+    site = await start(verifying={"pinned_keys_files": (other,)})
+    assert await readiness(site) == (503, {**GOOD, "verifier": "its key is not pinned"})
+
+
+async def test_ready_while_one_of_the_pinned_keys_is_advertised(start: Starter, trust: Trust, tmp_path: Path) -> None:
+    """A rotation: the next key is pinned already."""
+    next_key = tmp_path / "next.jwk"
+    next_key.write_text(json.dumps(SigningKey.generate().public_jwk()))
+    site = await start(verifying={"pinned_keys_files": (next_key, trust.pinned_key_file)})
+    assert await readiness(site) == (200, GOOD)
 
 
 async def test_not_ready_without_the_keys(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,11 +127,11 @@ class VeraisonVerifier:
         duration_us = (time.monotonic_ns() - started) // 1000
         return VerifierAnswer(attestation_result=result, discovery_keys=keys, verifier=str(self._base.origin()), duration_us=duration_us)
 
-    async def check(self) -> None:
-        """Raise ``VerifierUnavailable`` unless the verifier says that it is ready; looks again after a few seconds."""
+    async def check(self) -> tuple[Mapping[str, Any], ...]:
+        """Return its keys; raise ``VerifierUnavailable`` unless it says that it is ready. Looks again after a few seconds."""
         try:
             async with asyncio.timeout(self._settings.deadline_s):
-                await self._discover(max_age_s=_READINESS_AGE_S)
+                return (await self._discover(max_age_s=_READINESS_AGE_S)).keys
         except TimeoutError:
             raise VerifierUnavailable(f"the verifier did not answer within {self._settings.deadline_s:g} s") from None
 
