@@ -6,19 +6,32 @@ more than ``limits`` says.
 """
 
 import hmac
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import DEFAULT_LIMITS, GRANULE_SIZE, Limits
-from kbs_rim.measurement.boot_plan import BootPlan, LoadedImage, LogArea, RecRecord, RipasRecord, Step
-from kbs_rim.measurement.dialect import Dialect, Order, Rounding
-from kbs_rim.measurement.rmm import RealmCreate, RealmFlags, RecCreate, RimChain, RmmVersion, count_ripas_entries, ripas_entries
+from kbs_rim.measurement.boot_plan import BootPlan, LoadedImage
+from kbs_rim.measurement.dialect import Dialect
+from kbs_rim.measurement.rim_runs import (
+    ImageRun,
+    PlannedRun,
+    RipasRun,
+    UnmeasuredRun,
+    populated_twice,
+    runs_of,
+    state_names,
+    steps_of,
+    steps_of_all,
+)
+from kbs_rim.measurement.rmm import RealmCreate, RealmFlags, RecCreate, RimChain, RmmVersion, ripas_runs
 
 ZERO_GRANULE_DIGESTS: Mapping[HashAlgorithm, bytes] = {algorithm: algorithm.digest(bytes(GRANULE_SIZE)) for algorithm in HashAlgorithm}
 """Digest of a granule of zeros, which surrounds an image that a VMM rounded outwards to its host's pages."""
+CHECKPOINT_STEPS = 256
+"""A RIM on the way is remembered when this many chain steps lie between it and the one remembered before: 1 MiB of images."""
 
 
 class TrustedImage(Protocol):
@@ -41,43 +54,22 @@ class ImageLookup(Protocol):
         """Return the image whose loaded bytes have this digest, if it may be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageRun:
-    """Measured granules of one image with the zero granules that the rounding adds around it."""
-
-    base: int
-    zeros_before: int
-    image: int
-    zeros_after: int
-    granules: int
-
-
-@dataclass(frozen=True, slots=True)
-class _UnmeasuredRun:
-    base: int
-    granules: int
-
-
-@dataclass(frozen=True, slots=True)
-class _RipasRun:
-    """A range that RMM 1.x measures greedily, entry by entry."""
-
-    base: int
-    top: int
-    entries: int
-
-
-_Run = _ImageRun | _UnmeasuredRun | _RipasRun | RecCreate
-
-
 class RimMemo(Protocol):
-    """Remembers RIMs between plans. A key holds all that a RIM depends on: operations, realm parameters, ids of the images."""
+    """Remembers RIMs between plans, finished ones and such on the way.
 
-    def get(self, key: Hashable) -> bytes | None:
+    A key is a hash over all that the RIM depends on: the realm parameters and every operation so far, images by their ids
+    (see ``rim_runs.state_names``). So plans that begin alike share what they have in common, and nothing that a log merely claims is in it.
+    """
+
+    def get(self, key: bytes) -> bytes | None:
         """Return a RIM that ``match_rim`` computed earlier, or None."""
         ...
 
-    def put(self, key: Hashable, rim: bytes, images: frozenset[str]) -> None:
+    def furthest(self, keys: Sequence[bytes]) -> tuple[int, bytes] | None:
+        """Return the last of ``keys`` that is known, as its position, and its RIM; None if none is."""
+        ...
+
+    def put(self, key: bytes, rim: bytes, images: frozenset[str]) -> None:
         """Remember a RIM and the images it depends on."""
         ...
 
@@ -87,13 +79,14 @@ class ReplayWork:
     """What all replays of one plan with one set of images share: how much they may cost, and what was computed already.
 
     ``budget`` is in hash chain steps; what ``memo`` remembers costs none. Without this, every workload with dialects of its own
-    would cost a budget of its own.
+    would cost a budget of its own. ``pause`` is called every few thousand steps, and what it raises ends the replay.
     """
 
     budget: int
     memo: RimMemo | None = None
     spent: int = 0
-    known: dict[tuple[tuple[_Run, ...], RealmCreate], bytes] = field(default_factory=dict)
+    known: dict[bytes, bytes] = field(default_factory=dict)
+    pause: Callable[[], None] | None = None
 
     @property
     def left(self) -> int:
@@ -142,11 +135,12 @@ def replay_rim(
     ``rim.dialects`` if the replay would exceed ``limits`` or the rounding makes two ranges touch.
     """
     granules = _all_granules(plan, images)
-    runs = _runs(plan, dialect)
-    problem = _obstacle(runs, _cost(runs), limits.replay_granules, limits)
+    runs = runs_of(plan, dialect)
+    problem = _obstacle(runs, steps_of_all(runs), limits.replay_granules, limits)
     if problem is not None:
         raise MalformedEvidence("rim.dialects", f"the replay in dialect {dialect} is not possible: {problem}")
-    return _chain(dialect.rmm, params or plan.create.params, runs, granules)
+    *_, rim = _chain(dialect.rmm, params or plan.create.params, runs, granules)
+    return rim
 
 
 def match_rim(
@@ -178,40 +172,86 @@ def match_rim(
         if position >= limits.replay_dialects:
             skipped[dialect] = f"more than {limits.replay_dialects} dialects"
             continue
-        runs = _runs(plan, dialect)
-        cost = _cost(runs)
-        _recall(work, runs, variants, ids)
-        new = sum((runs, params) not in work.known for params in variants)
-        problem = _obstacle(runs, cost * new, work.left, limits)
+        runs = runs_of(plan, dialect)
+        chains = [_PlannedChain.of(params, runs, ids, work) for params in variants]
+        problem = _obstacle(runs, sum(chain.cost for chain in chains), work.left, limits)
         if problem is not None:
             skipped[dialect] = problem
             continue
-        for params in variants:
-            computed = work.known.get((runs, params))
-            if computed is None:
-                work.spent += cost
-                computed = work.known[runs, params] = _chain(dialect.rmm, params, runs, granules)
-                if work.memo is not None:
-                    work.memo.put((runs, params, ids), computed, frozenset(ids))
+        for chain in chains:
+            computed = chain.finish(dialect.rmm, granules, work)
             if hmac.compare_digest(computed, rim):
-                return ReplayResult(dialect, {**rims, dialect: computed}, work.spent - before, params, skipped)
+                return ReplayResult(dialect, {**rims, dialect: computed}, work.spent - before, chain.params, skipped)
             rims.setdefault(dialect, computed)
     if not rims:
         raise MalformedEvidence("rim.dialects", "no dialect of the replay is both allowed and possible", seen=_reasons(skipped))
     return ReplayResult(None, rims, work.spent - before, None, skipped)
 
 
-def _recall(work: ReplayWork, runs: tuple[_Run, ...], variants: Sequence[RealmCreate], ids: tuple[str, ...]) -> None:
-    """Take over what the memo remembers. No RIPAS run is in ``runs`` where none is measured, so the RMM version need not be named."""
-    if work.memo is None:
-        return
-    for params in variants:
-        if (runs, params) not in work.known and (remembered := work.memo.get((runs, params, ids))) is not None:
-            work.known[runs, params] = remembered
+@dataclass(frozen=True, slots=True)
+class _PlannedChain:
+    """One chain to compute: from the furthest state that is known (``done`` runs, RIM ``reached``) to its end."""
+
+    params: RealmCreate
+    runs: tuple[PlannedRun, ...]
+    ids: tuple[str, ...]
+    names: tuple[bytes, ...]
+    done: int
+    reached: bytes | None
+
+    @classmethod
+    def of(cls, params: RealmCreate, runs: tuple[PlannedRun, ...], ids: tuple[str, ...], work: ReplayWork) -> "_PlannedChain":
+        """Look for the furthest state in this work first, and then in the memo."""
+        names = state_names(params, runs, ids)
+        marks = _checkpoints(runs)
+        done, reached = max(((mark, work.known[names[mark]]) for mark in marks if names[mark] in work.known), default=(0, None))
+        if done < len(runs) and work.memo is not None:
+            if (remembered := work.memo.get(names[-1])) is not None:
+                done, reached = len(runs), remembered
+            else:
+                later = [mark for mark in marks if done < mark < len(runs)]
+                if later and (found := work.memo.furthest([names[mark] for mark in later])):
+                    done, reached = later[found[0]], found[1]
+        return cls(params, runs, ids, names, done, reached)
+
+    @property
+    def cost(self) -> int:
+        """Chain steps that are left to do."""
+        return steps_of_all(self.runs[self.done :]) - (self.reached is not None)
+
+    def finish(self, rmm: RmmVersion, granules: Sequence[bytes], work: ReplayWork) -> bytes:
+        """Return the RIM; what is computed on the way is remembered where that pays."""
+        if self.reached is not None and self.done == len(self.runs):
+            work.known[self.names[-1]] = self.reached
+            return self.reached
+        work.spent += self.cost
+        marks, rim = frozenset(_checkpoints(self.runs)), b""
+        states = _chain(rmm, self.params, self.runs[self.done :], granules, self.reached, work.pause)
+        for done, rim in enumerate(states, self.done):
+            if done in marks:
+                self._remember(done, rim, work)
+        return rim
+
+    def _remember(self, done: int, rim: bytes, work: ReplayWork) -> None:
+        work.known[self.names[done]] = rim
+        if work.memo is not None:
+            images = frozenset(self.ids[run.image] for run in self.runs[:done] if isinstance(run, ImageRun))
+            work.memo.put(self.names[done], rim, images)
+
+
+def _checkpoints(runs: Sequence[PlannedRun]) -> tuple[int, ...]:
+    """Return after how many runs a RIM is worth remembering, ascending: at the end, and where much was done since the last one."""
+    marks, steps = [], 0
+    for done, run in enumerate(runs, 1):
+        steps += steps_of(run)
+        if steps >= CHECKPOINT_STEPS or done == len(runs):
+            marks.append(done)
+            steps = 0
+    return tuple(marks) or (0,)
 
 
 def _image_ids(plan: BootPlan, images: ImageLookup) -> tuple[str, ...]:
-    """Ids in the order of the plan, which is how ``_ImageRun.position`` counts."""
+    """Ids in the order of the plan, which is how ``ImageRun.image`` counts."""
     found = (images.find(loaded.algorithm, loaded.digest) for loaded in plan.images)
     return tuple(image.image_id for image in found if image is not None)
 
@@ -232,20 +272,10 @@ def _reasons(skipped: Mapping[Dialect, str]) -> str:
 
 
 def _all_granules(plan: BootPlan, images: ImageLookup) -> tuple[bytes, ...]:
-    shared = _populated_twice(_runs(plan, Dialect(RmmVersion.V2_0)))
+    shared = populated_twice(runs_of(plan, Dialect(RmmVersion.V2_0)))
     if shared is not None:
         raise MalformedEvidence("rim.overlap", f"the log populates {shared:#x} twice, which no RMM does", seen=hex(shared))
     return tuple(_granules_of(loaded, images) for loaded in plan.images)
-
-
-def _populated_twice(runs: Sequence[_Run]) -> int | None:
-    """Return a granule that two runs populate, or None. The RMM refuses the second, so no realm has such a RIM (hazard T21)."""
-    top = 0
-    for run in sorted((run for run in runs if isinstance(run, _ImageRun | _UnmeasuredRun)), key=lambda run: run.base):
-        if run.base < top:
-            return run.base
-        top = run.base + run.granules * GRANULE_SIZE
-    return None
 
 
 def _granules_of(loaded: LoadedImage, images: ImageLookup) -> bytes:
@@ -269,82 +299,12 @@ def _granules_of(loaded: LoadedImage, images: ImageLookup) -> bytes:
     return granules
 
 
-def _runs(plan: BootPlan, dialect: Dialect) -> tuple[_Run, ...]:
-    """Return the operations after REALM_CREATE, image granules and RAM ranges kept whole: small, comparable, countable."""
-    image_of = {loaded.event: position for position, loaded in enumerate(plan.images)}
-    s2sz = plan.create.params.s2sz
-    runs: list[_Run] = []
-    for step in _ordered(plan, dialect.order):
-        match step:
-            case LoadedImage():
-                runs.append(_image_run(step, image_of[step.event], dialect.rounding))
-            case LogArea():
-                runs.append(_UnmeasuredRun(step.base, step.size // GRANULE_SIZE))
-            case RecRecord():
-                if step.rec.runnable:
-                    runs.append(step.rec)
-            case RipasRecord():
-                if dialect.rmm.measures_ripas:
-                    # A range logged before the data finds fresh tables; only what came before it can have split them.
-                    populated = () if dialect.order is Order.RIPAS_LAST_WHOLE else tuple(runs)
-                    runs.extend(_ripas_runs(step, populated, s2sz))
-    return tuple(runs)
-
-
-def _ordered(plan: BootPlan, order: Order) -> tuple[Step, ...]:
-    if order is Order.LOG:
-        return plan.steps
-    log_area = () if plan.log_area is None else (plan.log_area,)
-    return (*plan.images, *log_area, *plan.recs, *plan.ripas)
-
-
-def _image_run(loaded: LoadedImage, position: int, rounding: Rounding) -> _ImageRun:
-    page = rounding.value
-    first, last = loaded.base // GRANULE_SIZE, -(-loaded.top // GRANULE_SIZE)
-    base, top = loaded.base // page * page, -(-loaded.top // page) * page
-    return _ImageRun(base, first - base // GRANULE_SIZE, position, top // GRANULE_SIZE - last, (top - base) // GRANULE_SIZE)
-
-
-def _ripas_runs(record: RipasRecord, populated: Sequence[_Run], s2sz: int) -> list[_RipasRun]:
-    """Return the parts of a RAM range that hold none of the data in ``populated``.
-
-    Why a greedy split of each gap is what RMM and KVM do: a granule of data forces translation tables down to 4 KiB for
-    its block of each level, so no entry larger than a granule is left in its 2 MiB, none larger than 2 MiB in its 1 GiB,
-    and so on. A gap between two granules of data can hold an aligned block only if no data lies in that block; there
-    the table above is still whole, and one entry covers it. KVM skips pages that are RAM already.
-    """
-    taken = sorted((run.base, run.base + run.granules * GRANULE_SIZE) for run in populated if isinstance(run, _ImageRun | _UnmeasuredRun))
-    gaps, current, end = [], record.base, record.base + record.size
-    for base, top in taken:
-        if current < min(base, end):
-            gaps.append((current, min(base, end)))
-        current = max(current, top)
-    if current < end:
-        gaps.append((current, end))
-    return [_RipasRun(base, top, count_ripas_entries(base, top, s2sz)) for base, top in gaps]
-
-
-def _cost(runs: Sequence[_Run]) -> int:
-    """Return the number of chain steps: one for a granule, a RAM entry, a REC; and one for the realm itself."""
-    return 1 + sum(_steps_of(run) for run in runs)
-
-
-def _steps_of(run: _Run) -> int:
-    match run:
-        case _ImageRun() | _UnmeasuredRun():
-            return run.granules
-        case _RipasRun():
-            return run.entries
-        case RecCreate():
-            return 1
-
-
-def _obstacle(runs: Sequence[_Run], cost: int, left: int, limits: Limits) -> str | None:
+def _obstacle(runs: Sequence[PlannedRun], cost: int, left: int, limits: Limits) -> str | None:
     """Return why these runs cannot be replayed at all, or only at a higher price than is ``left``; None if they can."""
-    shared = _populated_twice(runs)
+    shared = populated_twice(runs)
     if shared is not None:
         return f"{shared:#x} would be populated twice"
-    entries = sum(run.entries for run in runs if isinstance(run, _RipasRun))
+    entries = sum(run.entries for run in runs if isinstance(run, RipasRun))
     if entries > limits.ripas_entries:
         return f"{entries} RAM entries, at most {limits.ripas_entries}"
     if cost > left:
@@ -352,22 +312,30 @@ def _obstacle(runs: Sequence[_Run], cost: int, left: int, limits: Limits) -> str
     return None
 
 
-def _chain(rmm: RmmVersion, params: RealmCreate, runs: Sequence[_Run], granules: Sequence[bytes]) -> bytes:
-    chain = RimChain(rmm, params)
+def _chain(
+    rmm: RmmVersion,
+    params: RealmCreate,
+    runs: Sequence[PlannedRun],
+    granules: Sequence[bytes],
+    reached: bytes | None = None,
+    pause: Callable[[], None] | None = None,
+) -> Iterator[bytes]:
+    """Yield the RIM before the first of ``runs`` and after each; ``reached`` is the first if it is known."""
+    chain = RimChain(rmm, params, reached=reached, pause=pause)
     zero = ZERO_GRANULE_DIGESTS[params.hash_algorithm]
+    yield chain.value
     for run in runs:
         match run:
-            case _ImageRun():
+            case ImageRun():
                 chain.data_run(run.base, zero * run.zeros_before)
                 base = run.base + run.zeros_before * GRANULE_SIZE
                 chain.data_run(base, granules[run.image])
                 chain.data_run(base + len(granules[run.image]) // len(zero) * GRANULE_SIZE, zero * run.zeros_after)
-            case _UnmeasuredRun():
-                for number in range(run.granules):
-                    chain.data(run.base + number * GRANULE_SIZE, None)
-            case _RipasRun():
-                for entry in ripas_entries(run.base, run.top, params.s2sz):
-                    chain.ripas_entry(entry.base, entry.top)
+            case UnmeasuredRun():
+                chain.unmeasured_run(run.base, run.granules)
+            case RipasRun():
+                for base, size, count in ripas_runs(run.base, run.top, params.s2sz):
+                    chain.ripas_run(base, size, count)
             case RecCreate():
                 chain.rec(run)
-    return chain.value
+        yield chain.value
