@@ -106,6 +106,10 @@ class TestWheel:
         packs = {f"kbs_rim/_tree_rules/{path.name}" for path in (ROOT / "config" / "tree_rules").glob("*.toml")}
         assert len(packs) == 3
         assert packs <= names
+        for folder in ("host_capabilities", "vmm_profiles"):
+            files = {f"kbs_rim/_{folder}/{path.name}" for path in (ROOT / "config" / folder).glob("*.toml")}
+            assert files
+            assert files <= names
         shared = {name.split(".data/data/")[1] for name in names if ".data/data/" in name}
         assert {"share/kbs_rim/kbs_rim.toml", *(f"share/kbs_rim/systemd/{unit.name}" for unit in UNITS)} <= shared
         assert any(name.endswith("licenses/LICENSE") for name in names)
