@@ -77,6 +77,7 @@ class Limits:
     operations: int = _limit(100_000, "operations", "all cases of one file together; a page made from its seed costs 0.3 ms")
     attestation_result_bytes: int = _limit(64 * KIB, "bytes", "an EAR is 8 KiB; some verifiers echo the evidence inside")
     endorsement_bytes: int = _limit(1 * MIB, "bytes", "a CoRIM of hundreds of platforms; cocli's samples have 1 KiB")
+    image_corim_bytes: int = _limit(64 * MIB, "bytes", "a CoRIM with the granule digests of 512 MiB of images, all algorithms and layouts")
     verifier_response_bytes: int = _limit(256 * KIB, "bytes", "evidence echo of a 16 KiB token and an EAR of 8 KiB")
 
     def __post_init__(self) -> None:

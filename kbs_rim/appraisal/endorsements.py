@@ -123,6 +123,10 @@ class EndorsementStore:
                 message = "two trust anchors with different keys for one platform instance"
                 raise InvalidDocument("endorsement.duplicate", message, seen=anchor.instance_id.hex())
 
+    def with_file(self, file: Endorsements) -> "EndorsementStore":
+        """Return a store that has ``file`` as well; errors as for making one."""
+        return EndorsementStore((*self._files, file))
+
     @property
     def trust_anchors(self) -> tuple[TrustAnchor, ...]:
         """Every trust anchor, valid now or not."""

@@ -249,6 +249,7 @@ _ENDORSEMENT = _entries(0, "endorsement-refused", (
     ("endorsement.signature", "A signed CoRIM is not signed by a key or chain that was given.", "Give the signer's root certificate, or the unsigned CoRIM."),
     ("endorsement.validity", "A CoRIM is outside its validity.", "Get a current one from its author."),
     ("endorsement.unwritable", "The content has no place in the format that was asked for.", "See docs/corim.md for what each format can hold."),
+    ("endorsement.not-accepted", "A provisioning service did not take a CoRIM.", "Its own words are in the message; docs/corim.md lists the usual ones."),
     ("endorsement.duplicate", "Two endorsements contradict each other.", "One trust anchor for each platform instance."),
     ("endorsement.test-key", "A trust anchor is a key whose private half is published.", "Anybody can forge this platform's tokens. Allow it in test set-ups only."),
 ))

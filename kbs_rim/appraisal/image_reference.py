@@ -18,7 +18,7 @@ from kbs_rim.measurement.image import ImageMeasurements
 from kbs_rim.measurement.replay import replay_rim
 
 _MAX_PROVENANCE = 32
-_MAX_TEXT = 1024
+_MAX_TEXT = 4096
 Layout = tuple[HashAlgorithm, Alignment]
 
 
@@ -81,6 +81,11 @@ class BuildPlan:
         """Return what of a log's boot plan decides the RIM."""
         steps = tuple(replace(step, event=number) for number, step in enumerate(boot.steps, 1))
         return cls(rim, dialect, replace(boot, vm=None, sent_tree=None, create=CreateRecord(0, boot.create.params), steps=steps))
+
+    @classmethod
+    def computed(cls, boot: BootPlan, images: "Iterable[ImageReference]", dialect: Dialect, limits: Limits = DEFAULT_LIMITS) -> "BuildPlan":
+        """Return the plan with the RIM that ``images`` give; raise ``MalformedEvidence("rim.*")`` as ``replay_rim`` does."""
+        return cls.of(boot, replay_rim(boot, _Lookup(images), dialect, limits), dialect)
 
     def holds(self, images: Iterable[ImageReference], limits: Limits = DEFAULT_LIMITS) -> bool:
         """Recompute the RIM from ``images``, and say whether it is this one.

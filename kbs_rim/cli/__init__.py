@@ -18,11 +18,13 @@ EXIT_OK, EXIT_REFUSED, EXIT_FAILED, EXIT_USAGE = 0, 1, 2, 64
 _NOUNS = {
     "appraisal": "Read the appraisal database.",
     "config": "Show and check the configuration.",
+    "corim": "Make, read, sign and submit CoRIMs: reference values for other verifiers.",
     "db": "Create and migrate the database.",
     "dtb": "Show device trees, and judge them by rules.",
     "guest": "Ask for a secret, as a realm does.",
     "image": "Hash, register and revoke trusted images.",
     "log": "Read measurement logs and recompute RIMs from them.",
+    "measure": "Compute RIM and REMs from a VM's command line.",
     "principal": "Create and revoke administrators and auditors.",
     "rim": "Replay RMM operations.",
     "secret": "Store, bind and revoke secrets.",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import ssl
 
     from kbs_rim.appraisal.endorsements import EndorsementStore
+    from kbs_rim.reference_verifier.provisioning import ProvisioningSettings
     from kbs_rim.reference_verifier.signing import SigningKey
 
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -58,6 +59,10 @@ class _FaultType(click.ParamType[str]):
 @click.option("--signing-key", type=click.Path(path_type=Path, dir_okay=False), required=True, help="P-256 private key, PEM or JWK.")
 @click.option("--generate-key", is_flag=True, help="Make the signing key (mode 0600) if the file does not exist.")
 @click.option("--print-key", is_flag=True, help="Print the public JWK, to be pinned by the broker, and exit.")
+@click.option(
+    "--provisioner-token-file", type=_FILE, help="Take CoRIMs over Veraison's provisioning API from whoever has the token in this file."
+)
+@click.option("--require-signed-corims", is_flag=True, help="Of those, take only signed ones that lead to a --corim-root.")
 @click.option("--tls-certificate", type=_FILE, help="Certificate chain (PEM): serve https.")
 @click.option("--tls-key", type=_FILE, help="Private key of the certificate (PEM).")
 @click.option("--allow-test-keys", is_flag=True, help="Accept platforms, realms and a signing key whose keys are published. Tests only.")
@@ -75,6 +80,8 @@ def command(
     signing_key: Path,
     generate_key: bool,
     print_key: bool,
+    provisioner_token_file: Path | None,
+    require_signed_corims: bool,
     tls_certificate: Path | None,
     tls_key: Path | None,
     allow_test_keys: bool,
@@ -105,6 +112,7 @@ def command(
         faults=frozenset(Fault(name) for name in faults),
         nonce_style=NonceStyle(nonce_style),
         delay_s=delay_s,
+        provisioning=_provisioning(provisioner_token_file, corim_root, require_signed_corims, allow_test_keys),
     )
 
     def ready(url: str) -> None:
@@ -132,6 +140,28 @@ def _signing_key(path: Path, generate: bool) -> "SigningKey":
         click.echo(f"kbs-rim: new signing key in {path}", err=True)
         return key
     return SigningKey.load(path.read_bytes())
+
+
+def _provisioning(
+    token_file: Path | None, roots: tuple[Path, ...], require_signature: bool, allow_test_keys: bool
+) -> "ProvisioningSettings | None":
+    from kbs_rim.cli.corim_files import certificates
+    from kbs_rim.errors import ConfigurationError
+    from kbs_rim.reference_verifier.provisioning import ProvisioningSettings
+
+    if token_file is None:
+        if require_signature:
+            raise click.UsageError("--require-signed-corims needs --provisioner-token-file")
+        return None
+    try:
+        return ProvisioningSettings(
+            token=token_file.read_text().strip(),
+            roots=certificates(roots),
+            require_signature=require_signature,
+            allow_test_keys=allow_test_keys,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"{token_file}: {error}") from None
 
 
 def _load(paths: tuple[Path, ...], roots: tuple[Path, ...], allow_test_keys: bool) -> "EndorsementStore":

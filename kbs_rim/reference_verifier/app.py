@@ -30,6 +30,7 @@ from kbs_rim.reference_verifier.negotiation import (
     describe_malformed,
     is_supported,
 )
+from kbs_rim.reference_verifier.provisioning import ProvisionedStore, ProvisioningSettings, add_routes
 from kbs_rim.reference_verifier.sessions import Session, SessionStatus, SessionStore, read_nonce
 from kbs_rim.reference_verifier.signing import SigningKey, encode_claims
 from kbs_rim.reference_verifier.trust_vectors import appraise_token, early_failure
@@ -47,7 +48,8 @@ _OTHER_TYPE = "application/psa-attestation-token"
 class Settings:
     """What a reference verifier is made of. Durations in seconds.
 
-    ``allow_test_keys`` accepts platforms and realms whose keys are published, and a published signing key.
+    ``allow_test_keys`` accepts platforms and realms whose keys are published, and a published signing key. With ``provisioning``,
+    endorsements may be submitted while it runs.
     """
 
     signing_key: SigningKey
@@ -62,6 +64,7 @@ class Settings:
     limits: Limits = DEFAULT_LIMITS
     developer: str = DEVELOPER
     other_key: SigningKey = field(default_factory=SigningKey.generate)
+    provisioning: ProvisioningSettings | None = None
 
     def __post_init__(self) -> None:
         if self.allow_test_keys:
@@ -80,6 +83,8 @@ def make_app(settings: Settings) -> web.Application:
     app.router.add_post(session, verifier.submit)
     app.router.add_get(session, verifier.read_session, allow_head=False)
     app.router.add_delete(session, verifier.delete_session)
+    if settings.provisioning is not None:
+        add_routes(app, verifier.endorsements, settings.provisioning, settings.limits)
     return app
 
 
@@ -115,6 +120,7 @@ class _Verifier:
         self._sessions = SessionStore(ttl_s=settings.session_ttl_s, maximum=settings.max_sessions, now=time.time)
         self._discoveries = 0
         self._spent: set[Fault] = set()
+        self.endorsements = ProvisionedStore(settings.endorsements, time.time)
 
     def _has(self, fault: Fault) -> bool:
         return fault in self._settings.faults
@@ -284,7 +290,7 @@ class _Verifier:
             submods = early_failure("integrity validation failed: bad evidence")
         else:
             submods = appraise_token(
-                evidence, nonce, settings.endorsements, at=at, allow_test_keys=settings.allow_test_keys, limits=settings.limits
+                evidence, nonce, self.endorsements.current, at=at, allow_test_keys=settings.allow_test_keys, limits=settings.limits
             )
         claims = ear_claims(submods, nonce, at=at, developer=settings.developer)
         for fault in sorted(settings.faults & EAR_FAULTS.keys()):

@@ -1,0 +1,113 @@
+"""``kbs-rim corim publish``: a workload's RIM set as a realm CoRIM, for verifiers that only compare RIMs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kbs_rim.cli import EXIT_OK
+from kbs_rim.cli.admin_client import AdminClient, connect, connected
+from kbs_rim.cli.corim_files import IN, OUT, document, write
+from kbs_rim.cli.corim_make import end_of, identified
+
+if TYPE_CHECKING:
+    from kbs_rim.appraisal.corim_document import Entity
+    from kbs_rim.appraisal.rim_set import LabelledRim
+
+_MOST_APPRAISALS = 10_000
+
+
+@click.command()
+@click.argument("workload")
+@click.option(
+    "--rims", "files", type=IN, multiple=True, help="Take RIMs computed beforehand (`kbs-rim measure --json`) as well. Repeatable."
+)
+@click.option("--no-records", is_flag=True, help="Take none from the broker's records.")
+@click.option(
+    "--appraisals",
+    type=click.IntRange(1, _MOST_APPRAISALS),
+    default=1000,
+    show_default=True,
+    help="How many of the newest allowed appraisals to look at.",
+)
+@identified
+@click.option("--key", type=IN, help="Sign it with this private key (PEM, JWK).")
+@click.option("--certificate", "chain", type=IN, multiple=True, help="Certificate of the key, then its issuers. Repeatable.")
+@click.option("--signer", metavar="NAME", help="Who signs.")
+@click.option("--output", "-o", type=OUT, default="-", show_default=True, help="Where to write it; - is standard output.")
+@connected
+def publish(
+    workload: str,
+    files: tuple[Path, ...],
+    no_records: bool,
+    appraisals: int,
+    corim_id: str | None,
+    entities: "tuple[Entity, ...]",
+    not_before: int | None,
+    not_after: int | None,
+    days: int | None,
+    key: Path | None,
+    chain: tuple[Path, ...],
+    signer: str | None,
+    output: Path,
+    url: str,
+    token_file: Path | None,
+    ca_file: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Write the RIM set of WORKLOAD as a CoRIM, signed if --key is given.
+
+    From the broker's records come the RIMs that its newest revision allowed, as long as every image of the realm is active.
+    """
+    from kbs_rim.appraisal.corim_document import read_id
+    from kbs_rim.appraisal.corim_signature import sign_corim
+    from kbs_rim.appraisal.corim_writer import encode_corim
+    from kbs_rim.appraisal.rim_set import rim_set_corim
+    from kbs_rim.cli.corim_sign import signer_of
+
+    if (key is None) != (signer is None) or (chain and key is None):
+        raise click.UsageError("to sign it give --key and --signer, and the --certificate of the key")
+    who = None if key is None or signer is None else signer_of(key, chain, signer)
+    rims = _computed(files, workload)
+    if not no_records:
+        rims += _recorded(connect(url, token_file, ca_file), workload, appraisals)
+    corim = rim_set_corim(
+        rims,
+        entities=entities,
+        not_before=not_before,
+        not_after=end_of(not_after, days),
+        corim_id=read_id(corim_id) if corim_id else None,
+    )
+    data = encode_corim(corim)
+    write(output, data if who is None else sign_corim(data, who))
+    report = {"workload": workload, "id": str(corim.id), "rims": len(corim.endorsements.realms), "signed": who is not None}
+    if str(output) != "-":
+        text = f"{output}: {report['rims']} RIMs of {workload}, {'signed' if who else 'unsigned'}, id {report['id']}"
+        click.echo(json.dumps({"file": str(output), **report}, indent=2) if as_json else text)
+    return EXIT_OK
+
+
+def _computed(files: tuple[Path, ...], workload: str) -> "list[LabelledRim]":
+    from kbs_rim.appraisal.rim_set import read_rims
+    from kbs_rim.limits import DEFAULT_LIMITS
+
+    return [rim for path in files for rim in read_rims(document(path, DEFAULT_LIMITS.endorsement_bytes), f"{workload}/{path.stem}")]
+
+
+def _recorded(client: AdminClient, name: str, most: int) -> "list[LabelledRim]":
+    """Return what the newest revision allowed; say on stderr what was left out."""
+    from kbs_rim.appraisal.rim_set import rims_of_appraisals
+    from kbs_rim.appraisal.workload import parse_workload
+
+    registered: dict[str, Any] = client.get(f"/admin/v1/workloads/{name}")
+    described = parse_workload(registered["workload"])
+    trusted = {image for image in described.image_ids if client.get(f"/admin/v1/images/{image}")["state"] == "active"}
+    if not registered["active"]:
+        click.echo(f"kbs-rim: {name} is retired: nothing is released to it any more", err=True)
+    items = client.pages("/audit/v1/appraisals", "appraisals", query={"workload": name, "verdict": "allowed"}, limit=most)
+    rims, left_out = rims_of_appraisals(items, name, described.realm, registered["revision"], trusted)
+    for line in left_out:
+        click.echo(f"kbs-rim: appraisals left out, {line}", err=True)
+    return list(rims)
