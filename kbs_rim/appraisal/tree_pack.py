@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from kbs_rim.appraisal.document_problems import document_problems
 from kbs_rim.appraisal.tree_value_rules import Label, Strict, ValueRule, labels_in
 from kbs_rim.errors import InvalidDocument
 
@@ -90,8 +91,7 @@ def parse_rule_pack(document: Any) -> RulePack:
     try:
         pack = _PackDocument.model_validate(document)
     except ValidationError as error:
-        items = error.errors(include_url=False, include_context=False, include_input=False)
-        problems = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'pack'}: {item['msg']}" for item in items[:20])
+        problems = document_problems(error, document, _PackDocument, whole="pack")
         raise _invalid(f"the rule pack is not valid: {problems}") from None
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -10,18 +10,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from kbs_rim.appraisal.bootargs import BootargsRules
+from kbs_rim.appraisal.document_problems import document_problems
 from kbs_rim.appraisal.rule_values import LOADED_ROLES, U64, Hash, Hex, ImageId, Rules
 from kbs_rim.appraisal.rule_values import Bounds as Bounds  # noqa: PLC0414 - re-exported: part of a workload
 from kbs_rim.appraisal.rule_values import Role as Role  # noqa: PLC0414 - re-exported: part of a workload
 from kbs_rim.appraisal.runtime_workload import RuntimeRules
 from kbs_rim.errors import InvalidDocument
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
-from kbs_rim.evidence.printable import printable
 from kbs_rim.limits import GRANULE_SIZE
 from kbs_rim.measurement.dialect import Order, Rounding
 from kbs_rim.measurement.rmm import RmmVersion
 
-_SHOWN_PROBLEMS = 20
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -219,15 +218,8 @@ def parse_workload(document: Any) -> Workload:
     try:
         return Workload.model_validate(document)
     except ValidationError as error:
-        items = error.errors(include_url=False, include_context=False, include_input=False)
-        problems = [f"{_place(item['loc'])}: {printable(item['msg'])}" for item in items[:_SHOWN_PROBLEMS]]
-        if len(items) > len(problems):
-            problems.append(f"and {len(items) - len(problems)} more")
-        raise InvalidDocument("document.workload", f"the workload is not valid: {'; '.join(problems)}") from None
-
-
-def _place(parts: tuple[int | str, ...]) -> str:
-    return printable(".".join(map(str, parts))) or "workload"
+        problems = document_problems(error, document, Workload, whole="workload")
+        raise InvalidDocument("document.workload", f"the workload is not valid: {problems}") from None
 
 
 def workload_document(workload: Workload) -> dict[str, Any]:
