@@ -7,7 +7,7 @@ from kbs_rim.errors import InvalidDocument
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.measurement.image import Arm64Header
 from kbs_rim.measurement.rmm import MAX_IPA_BITS
-from kbs_rim.measurement.vmm.definition import Role, VmDefinition, refuse_argument
+from kbs_rim.measurement.vmm.definition import VmDefinition, refuse_argument
 from kbs_rim.measurement.vmm.host_capabilities import SVE_STEP, HostCapabilities
 from kbs_rim.measurement.vmm.profile import Boot, HostParameters, VmRequest
 from kbs_rim.measurement.vmm.qemu_options import CPU_MODELS
@@ -51,8 +51,8 @@ def effective_host(definition: VmDefinition, host: HostCapabilities, profile: Vm
     return EffectiveHost(capabilities, algorithm, pmu, tuple(remarks))
 
 
-def request_of(definition: VmDefinition, host: EffectiveHost, images: Mapping[Role, ImageSize]) -> VmRequest:
-    """Return the request for a VM whose images are known.
+def request_of(definition: VmDefinition, host: EffectiveHost, images: Mapping[str, ImageSize]) -> VmRequest:
+    """Return the request for a VM whose images are known, by role.
 
     Raises ``InvalidDocument``: ``document.host`` if the host's breakpoints, watchpoints or counters are not known,
     ``document.vm-arguments`` for a CPU that no realm has, ``document.vm`` for a VM that cannot be.
