@@ -13,6 +13,7 @@ from kbs_rim.ports.images import ImageReader, ImageRecord, ImageWriter, Measured
 from kbs_rim.ports.principals import Principal, PrincipalRole, PrincipalStore
 from kbs_rim.ports.records import AppraisalFilter, RecordReader, RecordWriter
 from kbs_rim.ports.secrets import KeyEncryptionKey, SealedVersion, SecretInfo, SecretOpener, SecretReader, SecretVersionInfo, SecretWriter
+from kbs_rim.ports.trust import TrustReader, TrustView
 from kbs_rim.ports.verifier import PlatformVerifier, VerifierAnswer
 from kbs_rim.ports.workloads import WorkloadReader, WorkloadRecord, WorkloadWriter
 
@@ -41,6 +42,8 @@ __all__ = [
     "SecretReader",
     "SecretVersionInfo",
     "SecretWriter",
+    "TrustReader",
+    "TrustView",
     "VerifierAnswer",
     "WorkloadReader",
     "WorkloadRecord",

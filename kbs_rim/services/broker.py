@@ -32,17 +32,15 @@ from kbs_rim.ports import (
     ImageReader,
     PlatformVerifier,
     RecordWriter,
-    SecretInfo,
-    SecretReader,
+    TrustReader,
     VerifierAnswer,
-    WorkloadReader,
 )
 from kbs_rim.sealing.guest_key import GuestKey, SealingAlgorithm, commitment, parse_guest_key
 from kbs_rim.sealing.jwe import SealedSecret, seal
 from kbs_rim.services.allowance import Allowance
 from kbs_rim.services.exchange import BusyError, Exchange, RefusedError, Release, Stage, commits_to_its_key, present
 from kbs_rim.services.secrets import ReleaseVault
-from kbs_rim.services.trust_lookup import TrustLookup
+from kbs_rim.services.trust_lookup import Trust, TrustLookup
 
 _T = TypeVar("_T")
 _log = structlog.get_logger("kbs_rim.broker")
@@ -79,9 +77,8 @@ class BrokerPolicy:
 class BrokerStores:
     """The storage roles that the broker may name; it cannot change trust."""
 
+    trust: TrustReader
     images: ImageReader
-    workloads: WorkloadReader
-    secrets: SecretReader
     challenges: ChallengeStore
     records: RecordWriter
 
@@ -111,7 +108,7 @@ class Broker:
         self._executor = executor
         self._observe = observe
         self._free = policy.max_concurrent
-        self.trust = TrustLookup(stores.images, stores.workloads, policy.limits)
+        self.trust = TrustLookup(stores.trust, stores.images, policy.limits)
         self._outstanding = Allowance(policy.max_outstanding, policy.challenge_lifetime)
         self._replays = Allowance(REPLAYS_ON_RECORD, policy.challenge_lifetime)
 
@@ -234,31 +231,25 @@ class Broker:
     async def _decide(self, attempt: Exchange) -> Release:
         """Appraise, record, release; again from the registry if it changed before the release was committed."""
         for _ in range(MAX_ATTEMPTS):
-            sequence = await self._stores.images.registry_sequence()
-            secret = await self._secret_of(attempt)
-            verdict = await self._appraise(attempt, secret)
+            trust, verdict = await self._appraise(attempt)
             kind = VerdictKind.ALLOWED if verdict.allowed else VerdictKind.REFUSED
             await self._write(attempt, kind, verdict.findings, verdict)
-            if not verdict.allowed or secret is None:
+            if not verdict.allowed:
                 self._raise_refused(attempt, verdict.findings)
             try:
-                return await self._hand_out(attempt, present(secret), sequence)
+                return await self._hand_out(attempt, present(trust.secret), trust.sequence)
             except Conflict:
                 _log.info("registry changed during an appraisal; appraising again", ticket=attempt.ticket)
                 attempt.ticket = self._ticket()
         raise OurFault("the registry changed during every attempt to release; try again")
 
-    async def _secret_of(self, attempt: Exchange) -> SecretInfo | None:
-        try:
-            return await self._stores.secrets.get_secret(attempt.challenge.secret)
-        except NotFound:
-            return None
-
-    async def _appraise(self, attempt: Exchange, secret: SecretInfo | None) -> Verdict:
+    async def _appraise(self, attempt: Exchange) -> tuple[Trust, Verdict]:
+        """Judge by the registry as it is now; return what was judged by as well."""
+        evidence = present(attempt.evidence)
         with Stage(attempt, "registry", self._observe):
-            candidates = await self.trust.candidates(secret)
-            tree = await self._off_loop(lambda: read_tree(present(attempt.evidence), attempt.plan, candidates, self._policy.limits))
-            images = await self.trust.images_for(present(attempt.token), attempt.plan, tree)
+            trust = await self.trust.read(attempt.challenge.secret, attempt.plan)
+            tree = await self._off_loop(lambda: read_tree(evidence, attempt.plan, trust.candidates, self._policy.limits))
+            images = await self.trust.images_for(trust, present(attempt.token), attempt.plan, tree)
         answer = present(attempt.answer)
         case = Case(
             token=present(attempt.token),
@@ -271,28 +262,28 @@ class Broker:
             discovery_keys=answer.discovery_keys,
             ear_policy=self._policy.ear_policy,
             images=images,
-            candidates=candidates,
+            candidates=trust.candidates,
             device_tree=tree,
             rule_packs=self._policy.rule_packs,
             limits=self._policy.limits,
             allow_test_keys=self._policy.allow_test_keys,
-            memo=self.trust.rims,
-            bound_workloads=len(secret.workloads) if secret else 0,
+            memo=trust.memo,
+            bound_workloads=trust.bound_workloads,
         )
         with Stage(attempt, "appraise", self._observe):
             verdict = await self._off_loop(lambda: appraise(case))
-        if secret is None:
+        if trust.secret is None:
             unknown = Finding("request.secret-unknown", "no secret of this name is registered", seen=attempt.challenge.secret)
-            return replace(verdict, allowed=False, findings=(*verdict.findings, unknown))
-        return verdict
+            verdict = replace(verdict, allowed=False, findings=(*verdict.findings, unknown))
+        return trust, verdict
 
-    async def _hand_out(self, attempt: Exchange, secret: SecretInfo, sequence: int) -> Release:
+    async def _hand_out(self, attempt: Exchange, secret: str, sequence: int) -> Release:
         """Unwrap, seal, commit the release, and only then return. The plaintext lives in this function."""
         try:
             # Again: the replica that gave the challenge may allow what this one does not.
             key = parse_guest_key(attempt.challenge.jwk, allow_rsa1_5=self._policy.allow_rsa1_5)
             with Stage(attempt, "seal", self._observe):
-                version, plaintext = await self._vault.open(secret.path)
+                version, plaintext = await self._vault.open(secret)
                 sealed = _seal(key, plaintext)
                 del plaintext
         except NotFound:
@@ -304,7 +295,7 @@ class Broker:
             ReleaseRecord(
                 appraisal_id=attempt.ticket,
                 at=self._clock.now(),
-                secret=secret.path,
+                secret=secret,
                 version=version,
                 key_thumbprint=key.thumbprint.hex(),
                 sealing=_sealing_name(key),
@@ -313,7 +304,7 @@ class Broker:
         )
         log = _log.warning if key.algorithm is SealingAlgorithm.RSA1_5 else _log.info
         name = _sealing_name(key)
-        log("released", ticket=attempt.ticket, secret=secret.path, version=version, sealing=name, request_id=attempt.request_id)
+        log("released", ticket=attempt.ticket, secret=secret, version=version, sealing=name, request_id=attempt.request_id)
         return Release(sealed, attempt.ticket)
 
     # --- records and refusals -----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What trust an appraisal is judged by, as it is now: workloads that may have the secret, and the images that the log names."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from kbs_rim.appraisal.appraise import Candidate, digests_of, worth_replaying
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
@@ -10,50 +10,90 @@ from kbs_rim.evidence.cca_token import CcaToken
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import Limits
 from kbs_rim.measurement.boot_plan import BootPlan
-from kbs_rim.ports import ImageReader, ImageRecord, SecretInfo, WorkloadReader
-from kbs_rim.services.replay_cache import GranuleCache, RimCache
+from kbs_rim.ports import ImageReader, TrustReader, TrustView
+from kbs_rim.services.replay_cache import GranuleCache, RimCache, RimView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What one appraisal is judged by, all of it read at ``sequence``. ``secret`` is the path of the secret, None if there is none.
+
+    ``candidates`` are the active workloads that may have it; ``bound_workloads`` counts the retired ones as well. ``images`` are those
+    that the log says a VMM loaded, without granule digests.
+    """
+
+    sequence: int
+    secret: str | None
+    candidates: tuple[Candidate, ...]
+    bound_workloads: int
+    images: tuple[RegisteredImage, ...]
+    memo: RimView
 
 
 class TrustLookup:
     """Reads the registry for each appraisal. States are never cached; what is cached cannot change (``replay_cache``)."""
 
-    def __init__(self, images: ImageReader, workloads: WorkloadReader, limits: Limits) -> None:
+    def __init__(self, trust: TrustReader, images: ImageReader, limits: Limits) -> None:
         """Start with empty caches."""
-        self._images, self._workloads = images, workloads
+        self._trust, self._images = trust, images
+        self._seen: int | None = None
         self.rims = RimCache(limits)
         self.granules = GranuleCache(limits)
 
-    async def candidates(self, secret: SecretInfo | None) -> tuple[Candidate, ...]:
-        """Return the active workloads that may have the secret."""
-        names = secret.workloads if secret else ()
-        records = [await self._workloads.get_workload(name) for name in names]
-        return tuple(Candidate(record.workload, record.revision) for record in records if record.active)
+    async def read(self, secret: str, plan: BootPlan | None) -> Trust:
+        """Read everything that the release depends on, in one snapshot; and drop what depends on images revoked since the last look.
 
-    async def images_for(self, token: CcaToken, plan: BootPlan | None, tree: TreeReading) -> ImageSet:
-        """Fetch what the log names; granule digests, which are large, only if there is something to replay with them.
+        The registry's sequence says whether there is anything to drop. No other process need be told of a revocation: this one
+        learns of it before its caches are asked for anything.
+        """
+        wanted = [(algorithm.value, digest) for algorithm, digest in digests_of(plan)]
+        since = self._seen
+        view = await self._trust.view(secret, wanted, since=since)
+        self._reconcile(view, since)
+        return Trust(
+            sequence=view.sequence,
+            secret=view.secret,
+            candidates=tuple(Candidate(record.workload, record.revision) for record in view.workloads if record.active),
+            bound_workloads=len(view.workloads),
+            images=view.images,
+            memo=self.rims.as_of(view.sequence),
+        )
+
+    async def images_for(self, trust: Trust, token: CcaToken, plan: BootPlan | None, tree: TreeReading) -> ImageSet:
+        """Return the images, with granule digests, which are large, only if there is something to replay with them.
 
         The device tree that came with the evidence is added for this appraisal alone.
         """
         supplied = tree.supplied.image if tree.supplied else None
-        wanted = [(algorithm.value, digest) for algorithm, digest in digests_of(plan)]
-        if not wanted:
-            return ImageSet(())
-        records = await self._images.find_images(wanted, with_granules=False)
-        self.rims.drop_images(record.id for record in records if record.state is ImageState.REVOKED)
-        images = _image_set(records).with_supplied(supplied)
+        images = ImageSet(trust.images, supplied)
         if not worth_replaying(token, plan, images):
             return images
-        return (await self._with_granules(records, token.realm.claims.hash_algorithm)).with_supplied(supplied)
+        return ImageSet(await self._with_granules(trust.images, token.realm.claims.hash_algorithm), supplied)
 
-    async def _with_granules(self, records: list[ImageRecord], algorithm: HashAlgorithm) -> ImageSet:
-        """Add granule digests: from the cache, and the missing ones from the database. States are those just read."""
-        known = {record.id: self.granules.get(record.id, algorithm) for record in records}
-        missing = [(algorithm.value, record.measurements.digests[algorithm]) for record in records if known[record.id] is None]
+    async def _with_granules(self, images: Sequence[RegisteredImage], algorithm: HashAlgorithm) -> list[RegisteredImage]:
+        """Add granule digests: from the cache, and the missing ones from the database. States are those read before."""
+        known = {image.id: self.granules.get(image.id, algorithm) for image in images}
+        missing = [(algorithm.value, image.measurements.digests[algorithm]) for image in images if known[image.id] is None]
         for fetched in await self._images.find_images(missing) if missing else ():
-            self.granules.put(fetched.measurements, algorithm)
+            if fetched.state is ImageState.REVOKED or self.rims.knows_revoked(fetched.id):
+                self.granules.counts.refused += 1
+            else:
+                self.granules.put(fetched.measurements, algorithm)
             known[fetched.id] = fetched.measurements
-        return _image_set(replace(record, measurements=known[record.id] or record.measurements) for record in records)
+        return [replace(image, measurements=known[image.id] or image.measurements) for image in images]
 
+    def _reconcile(self, view: TrustView, since: int | None) -> None:
+        """Bring the caches to ``view``, which was read with ``since`` as the last sequence seen.
 
-def _image_set(records: Iterable[ImageRecord]) -> ImageSet:
-    return ImageSet(RegisteredImage(record.id, record.name, record.roles, record.state, record.measurements) for record in records)
+        Views may come back in another order than they were asked for; each drops what it knows of. A sequence that went back means
+        that the database was restored from a backup: then nothing is known of what is in the caches.
+        """
+        if since is not None and view.sequence < since:
+            self.rims.clear()
+            self.granules.clear()
+            self._seen = view.sequence
+            return
+        revoked = view.revoked.union(image.id for image in view.images if image.state is ImageState.REVOKED)
+        self.rims.drop_images(revoked, sequence=view.sequence)
+        self.granules.drop_images(revoked)
+        self._seen = view.sequence if self._seen is None else max(self._seen, view.sequence)

@@ -64,9 +64,7 @@ class Bench:
         key = EarKey.from_jwk(trust.stage.signing_key.public_jwk())
         usual = {"limits": DEFAULT_LIMITS, "challenge_lifetime": timedelta(seconds=60), "config_digest": "c0ffee", "software": "a test"}
         self.broker = Broker(
-            stores=BrokerStores(
-                images=store.images, workloads=store.workloads, secrets=store.secrets, challenges=store.challenges, records=store.records
-            ),
+            stores=BrokerStores(trust=store.trust, images=store.images, challenges=store.challenges, records=store.records),
             vault=ReleaseVault(store.opener, LocalKeyEncryptionKey.from_files([trust.kek_file])),
             verifier=self.verifier,
             policy=BrokerPolicy(ear_policy=EarPolicy(keys=(key,)), **{**usual, **policy}),

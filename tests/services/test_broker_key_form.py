@@ -27,7 +27,7 @@ def _broker(challenges):
         ear_policy=EarPolicy(trust_discovery=True), limits=DEFAULT_LIMITS, challenge_lifetime=timedelta(seconds=9), allow_rsa1_5=True
     )
     nothing = SimpleNamespace()
-    stores = BrokerStores(images=nothing, workloads=nothing, secrets=nothing, challenges=challenges, records=nothing)
+    stores = BrokerStores(trust=nothing, images=nothing, challenges=challenges, records=nothing)
     return Broker(stores=stores, vault=nothing, verifier=nothing, policy=policy, clock=SettableClock(), entropy=bytes)
 
 

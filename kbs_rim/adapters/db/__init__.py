@@ -13,6 +13,7 @@ from kbs_rim.adapters.db.images import Images
 from kbs_rim.adapters.db.principals import Principals
 from kbs_rim.adapters.db.records import RecordQueries, Records
 from kbs_rim.adapters.db.secrets import SecretMaterial, Secrets
+from kbs_rim.adapters.db.trust import Trust
 from kbs_rim.adapters.db.workloads import Workloads
 from kbs_rim.ports import (
     ChallengeStore,
@@ -23,6 +24,7 @@ from kbs_rim.ports import (
     RecordWriter,
     SecretOpener,
     SecretWriter,
+    TrustReader,
     WorkloadWriter,
 )
 
@@ -36,6 +38,7 @@ class Store:
     workloads: WorkloadWriter
     secrets: SecretWriter
     opener: SecretOpener
+    trust: TrustReader
     challenges: ChallengeStore
     records: RecordWriter
     record_reader: RecordReader
@@ -59,6 +62,7 @@ def open_store(url: str, *, pool_size: int = 5) -> Store:
         workloads=Workloads(database),
         secrets=Secrets(database),
         opener=SecretMaterial(database),
+        trust=Trust(database),
         challenges=Challenges(database),
         records=Records(database),
         record_reader=RecordQueries(database),

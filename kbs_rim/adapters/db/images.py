@@ -1,31 +1,25 @@
 """The image registry: what never changes about an image, and revisions of what does."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Select, and_, func, insert, or_, select
 from sqlalchemy.orm import Session
 
+from kbs_rim.adapters.db.documents import read_measurements
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.models import ImageDigestRow, ImageGranulesRow, ImageMeasuredDigestRow, ImageRevisionRow, ImageRow
 from kbs_rim.adapters.db.registry_state import RegistryChange, change_registry, read_sequence
 from kbs_rim.appraisal.workload import Role
-from kbs_rim.errors import Conflict, NotFound, StoreUnavailable, TheirFault
+from kbs_rim.errors import Conflict, NotFound, StoreUnavailable
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.ledger.records import ChangeRecord
-from kbs_rim.limits import DEFAULT_LIMITS
 from kbs_rim.measurement.granules import Alignment
 from kbs_rim.measurement.image import PART_MEMBERS, ImageMeasurements
 from kbs_rim.measurement.measured_parts import MeasuredDigest
 from kbs_rim.ports import ImageRecord, ImageState, MeasuredImage
-
-_STORED_IMAGE_LIMITS = replace(
-    DEFAULT_LIMITS,
-    **dict.fromkeys(("image_bytes", "gunzip_bytes", "pe_sections", "pe_zero_fill_bytes", "uki_profiles", "uki_text_bytes"), 1 << 61),
-)
-"""Limits were applied at registration; a lower setting later must not make a stored image unreadable."""
 
 _DIGESTS_AT_ONCE = 1000
 """Parameters of one statement: SQLite takes 32766, PostgreSQL 32767."""
@@ -163,7 +157,7 @@ def _record(image: ImageRow, revision: ImageRevisionRow) -> ImageRecord:
         name=image.name,
         roles=tuple(Role(role) for role in revision.roles),
         state=ImageState(revision.state),
-        measurements=_measurements(image.measurements, revision.parts),
+        measurements=read_measurements(image.measurements, revision.parts),
         provenance=image.provenance,
         registered_at=image.registered_at,
         registered_by=image.registered_by,
@@ -171,16 +165,6 @@ def _record(image: ImageRow, revision: ImageRevisionRow) -> ImageRecord:
         state_by=revision.state_by,
         state_reason=revision.state_reason,
     )
-
-
-def _measurements(document: Any, parts: Any) -> ImageMeasurements:
-    try:
-        if not isinstance(document, Mapping) or not isinstance(parts, Mapping | None):
-            raise StoreUnavailable("the database holds a damaged image")
-        return ImageMeasurements.from_document({**document, **(parts or {})}, _STORED_IMAGE_LIMITS, partial=True)
-    except TheirFault as error:
-        # It was valid when it was stored, so the fault is ours.
-        raise StoreUnavailable("the database holds a damaged image") from error
 
 
 def _apart(measured: ImageMeasurements) -> tuple[dict[str, Any], ImageMeasurements]:

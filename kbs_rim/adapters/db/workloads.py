@@ -5,12 +5,13 @@ from collections.abc import Collection
 from sqlalchemy import Select, and_, func, insert, select
 from sqlalchemy.orm import Session
 
+from kbs_rim.adapters.db.documents import read_workload
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.images import present_images
 from kbs_rim.adapters.db.models import ImageRow, WorkloadImageRow, WorkloadRetirementRow, WorkloadRevisionRow, WorkloadRow
 from kbs_rim.adapters.db.registry_state import RegistryChange, change_registry
-from kbs_rim.appraisal.workload import Role, Workload, parse_workload, workload_document
-from kbs_rim.errors import Conflict, NotFound, StoreUnavailable, TheirFault
+from kbs_rim.appraisal.workload import Role, Workload, workload_document
+from kbs_rim.errors import Conflict, NotFound
 from kbs_rim.ledger.records import ChangeRecord
 from kbs_rim.ports import ImageState, WorkloadRecord
 
@@ -133,7 +134,7 @@ def _one(session: Session, query: _Revisions, name: str) -> WorkloadRecord:
 def _records(session: Session, query: _Revisions) -> list[WorkloadRecord]:
     return [
         WorkloadRecord(
-            workload=_workload(row),
+            workload=read_workload(row.document, name=row.name, revision=row.revision),
             revision=row.revision,
             active=retirement is None,
             registered_at=row.registered_at,
@@ -141,13 +142,6 @@ def _records(session: Session, query: _Revisions) -> list[WorkloadRecord]:
         )
         for row, retirement in session.execute(query)
     ]
-
-
-def _workload(row: WorkloadRevisionRow) -> Workload:
-    try:
-        return parse_workload(row.document)
-    except TheirFault as error:
-        raise StoreUnavailable(f"the database holds a damaged workload ({row.name}, revision {row.revision})") from error
 
 
 def _check_images(session: Session, workload: Workload) -> None:
