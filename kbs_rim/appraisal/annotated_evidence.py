@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kbs_rim.appraisal.findings import Finding
-from kbs_rim.evidence.cca_token import CcaToken, PlatformClaims, RealmClaims, SoftwareComponent
+from kbs_rim.evidence.cca_token import PlatformClaims, RealmClaims, SoftwareComponent
 from kbs_rim.evidence.printable import printable
 
 _SHOWN_BYTES = 64
@@ -64,11 +64,6 @@ def judge_realm_evidence(annotated: object, claims: RealmClaims) -> tuple[Findin
     same.value("cca-realm-hash-algo-id", claims.hash_algorithm.value)
     same.value("cca-realm-public-key-hash-algo-id", claims.public_key_hash_algorithm.value)
     return tuple(same.findings)
-
-
-def judge_annotated_evidence(platform: object, realm: object, token: CcaToken) -> tuple[Finding, ...]:
-    """Both comparisons, platform first."""
-    return (*judge_platform_evidence(platform, token.platform.claims), *judge_realm_evidence(realm, token.realm.claims))
 
 
 class _Comparison:

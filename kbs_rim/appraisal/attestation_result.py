@@ -7,11 +7,11 @@ every statement about the realm (item 9): the realm half of the verifier's opini
 """
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from kbs_rim.appraisal.annotated_evidence import decode_base64, judge_annotated_evidence
+from kbs_rim.appraisal.annotated_evidence import decode_base64, judge_platform_evidence, judge_realm_evidence
 from kbs_rim.appraisal.ear_parts import PLATFORM_SUBMOD, REALM_SUBMOD, EarParts, shown
 from kbs_rim.appraisal.ear_policy import EarPolicy
 from kbs_rim.appraisal.ear_signature import CompactJws, EarKey, json_object, parse_compact_jws
@@ -86,7 +86,7 @@ def judge_attestation_result(
         *_judge_times(claims, policy, issued_at, at),
         *_judge_nonce(claims, challenge),
         *submods.findings,
-        *judge_annotated_evidence(submods.annotated(PLATFORM_SUBMOD), submods.annotated(REALM_SUBMOD), token),
+        *_judge_readings(submods, token),
     )
     summary = _summary(claims, submods)
     return PlatformOpinion(found, submods.statuses, submods.vectors, key.thumbprint, summary)
@@ -200,6 +200,16 @@ def _judge_nonce(claims: Mapping[str, Any], challenge: bytes) -> list[Finding]:
         message = "the attestation result is about another challenge"
         return [Finding("verifier.nonce", message, expected=challenge.hex(), seen=decoded[:64].hex())]
     return []
+
+
+def _judge_readings(submods: EarParts, token: CcaToken) -> Iterator[Finding]:
+    """Compare what the verifier read with what we read, part by part. A part that is missing refuses already (``verifier.submods``);
+    that it was not read either is no news, and no sign of a token with two readings.
+    """
+    if PLATFORM_SUBMOD in submods.parts:
+        yield from judge_platform_evidence(submods.annotated(PLATFORM_SUBMOD), token.platform.claims)
+    if REALM_SUBMOD in submods.parts:
+        yield from judge_realm_evidence(submods.annotated(REALM_SUBMOD), token.realm.claims)
 
 
 # --- the record -------------------------------------------------------------------------------------------------------

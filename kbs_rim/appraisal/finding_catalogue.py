@@ -114,7 +114,7 @@ _PLATFORM = _entries(3, "platform-refused", (
     ("verifier.realm-status", "The verifier's opinion of the realm is worse than allowed.", "Only affirming, or warning for lack of reference values, is accepted."),
     ("verifier.vector", "The trust vector is missing, unknown or reports a malfunction.", "Look at the verifier's log."),
     ("verifier.policy-id", "The verifier applied an appraisal policy that is not allowed.", "See verifier.appraisal_policy_ids in the configuration."),
-    ("verifier.evidence-mismatch", "The verifier read other claims in the token than we did.", "If both readings are shown, nothing honest causes this: the token was built to be read in two ways. If the verifier did not say what it read, it gave up early (see verifier.submods) or reports no claims."),
+    ("verifier.evidence-mismatch", "The verifier read other claims in the token than we did.", "If both readings are shown, nothing honest causes this: the token was built to be read in two ways. If the verifier did not say what it read, it reports no claims and cannot be used."),
     ("platform.lifecycle", "The platform is not in a life cycle state that is allowed.", "A platform in debug state cannot protect a realm."),
     ("platform.implementation", "The platform's implementation id is not allowed.", "Allow it in the workload, or refuse the machine."),
     ("platform.instance", "The platform's instance id is not allowed.", "Allow it in the workload, or refuse the machine."),
