@@ -2,7 +2,7 @@
 
 Pure: the same bytes, images, workloads and time give the same verdict years later. Steps that cannot run leave a finding,
 never silence; nothing to check is a failure. Left to the caller: redeeming the challenge, asking the external verifier,
-fetching images by the digests that ``digests_of`` names, and writing the record before anything is released.
+fetching images by the digests that ``digests_of`` and ``runtime_digests`` name, and writing the record before anything is released.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,15 +13,17 @@ from kbs_rim.appraisal.attestation_result import EarPolicy, judge_attestation_re
 from kbs_rim.appraisal.boot_rules import judge_boot_plan
 from kbs_rim.appraisal.findings import Finding, Severity, errors_of
 from kbs_rim.appraisal.judged_tree import Packs, judge_device_tree, tree_facts, tree_to_judge
+from kbs_rim.appraisal.measured_images import NO_IMAGES, MeasuredImages
 from kbs_rim.appraisal.realm_rules import judge_claims
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
+from kbs_rim.appraisal.runtime_logs import NO_RUNTIME_LOGS, EventReader, RuntimeLogs, digests_to_look_up, read_runtime_logs
+from kbs_rim.appraisal.runtime_rules import RuntimeOpinion, judge_runtime, unjudged_logs
 from kbs_rim.appraisal.supplied_tree import NO_TREE, TreeReading, read_supplied_tree
 from kbs_rim.appraisal.token_rules import judge_platform_claims, judge_realm_token
 from kbs_rim.appraisal.workload import Bounds, ParameterRules, Workload
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.cca_token import CcaToken
 from kbs_rim.evidence.envelope import Evidence
-from kbs_rim.evidence.event_log import LogFormat
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.limits import Limits
@@ -47,6 +49,7 @@ class Case:
     """Everything one appraisal looks at. ``issued_at`` and ``at`` are seconds since the epoch.
 
     ``attestation_result`` is the verifier's compact JWS. ``device_tree`` is what ``read_tree`` gave, ``rule_packs`` are by name.
+    ``runtime`` is what ``read_runtime`` gave, ``measured`` the images with one of the digests that ``runtime_digests`` names.
     ``bound_workloads`` counts those that may have the secret, retired ones included; ``memo`` may remember RIMs of earlier cases.
     """
 
@@ -63,6 +66,8 @@ class Case:
     candidates: tuple[Candidate, ...]
     limits: Limits
     device_tree: TreeReading = NO_TREE
+    runtime: RuntimeLogs = NO_RUNTIME_LOGS
+    measured: MeasuredImages = NO_IMAGES
     rule_packs: Packs = field(default_factory=dict)
     allow_test_keys: bool = False
     memo: RimMemo | None = None
@@ -86,6 +91,7 @@ class _Opinion:
     candidate: Candidate
     findings: tuple[Finding, ...]
     dialect: Dialect | None
+    runtime: RuntimeOpinion
 
     @property
     def errors(self) -> int:
@@ -95,14 +101,12 @@ class _Opinion:
 def read_log(evidence: Evidence, limits: Limits) -> tuple[BootPlan | None, tuple[Finding, ...]]:
     """Step 4: find the VMM log and turn it into a boot plan, or say why not."""
     raw = evidence.log(LogKind.VMM)
-    others = [label.value for label, _ in evidence.logs if label.format is not LogFormat.VMM]
-    findings = [Finding("log.kind", f"the {name} log was not judged", Severity.NOTE, seen=name) for name in others]
     if raw is None:
-        return None, (*findings, Finding("log.missing", "no VMM log came with the token", expected="a VMM log", seen="none"))
+        return None, (Finding("log.missing", "no VMM log came with the token", expected="a VMM log", seen="none"),)
     try:
-        return boot_plan_from_log(parse_tcg_log(raw, LogKind.VMM, limits), limits), tuple(findings)
+        return boot_plan_from_log(parse_tcg_log(raw, LogKind.VMM, limits), limits), ()
     except MalformedEvidence as error:
-        return None, (*findings, Finding.from_error(error, log=LogKind.VMM.value))
+        return None, (Finding.from_error(error, log=LogKind.VMM.value),)
 
 
 def digests_of(plan: BootPlan | None) -> tuple[tuple[HashAlgorithm, bytes], ...]:
@@ -117,6 +121,17 @@ def read_tree(evidence: Evidence, plan: BootPlan | None, candidates: Iterable[Ca
     if plan is None or not any(candidate.workload.device_tree.judges for candidate in candidates):
         return NO_TREE
     return read_supplied_tree(evidence.device_tree, plan, limits)
+
+
+def read_runtime(evidence: Evidence, candidates: Iterable[Candidate], limits: Limits) -> RuntimeLogs:
+    """Step 4 for the logs that explain REMs: read those that one of the workloads asks for."""
+    tables = [candidate.workload.runtime for candidate in candidates if candidate.workload.runtime is not None]
+    return read_runtime_logs(evidence, tables, limits)
+
+
+def runtime_digests(logs: RuntimeLogs, token: CcaToken) -> tuple[tuple[HashAlgorithm, bytes], ...]:
+    """Return what to look up in the registry for the REMs: digests in the realm's algorithm, each once."""
+    return digests_to_look_up(logs, token.realm.claims.hash_algorithm)
 
 
 def worth_replaying(token: CcaToken, plan: BootPlan | None, images: ImageSet) -> bool:
@@ -150,7 +165,7 @@ def appraise(case: Case) -> Verdict:
     common += image_findings
     opinions = _judge_workloads(case, resolved, None if errors_of(image_findings) else work)
     if not opinions:
-        common.append(_nobody(case))
+        common += [*unjudged_logs(case.runtime), _nobody(case)]
     return _verdict(case, tuple(common), opinions, resolved, opinion.facts)
 
 
@@ -196,6 +211,7 @@ def _resolve(plan: BootPlan | None, realm_hash: HashAlgorithm, images: ImageSet)
 def _judge_workloads(case: Case, resolved: Mapping[int, RegisteredImage], work: ReplayWork | None) -> list[_Opinion]:
     """Steps 5 to 9 for each workload. All share ``work``, so their number does not multiply the cost; None: nothing to replay."""
     opinions = []
+    reader, trees = EventReader(case.token.realm.claims.hash_algorithm), _trees(case, resolved)
     for candidate in case.candidates:
         workload = candidate.workload
         result, replay_findings = _replay(case, workload, work)
@@ -208,8 +224,15 @@ def _judge_workloads(case: Case, resolved: Mapping[int, RegisteredImage], work: 
             params, judged = result.params if result else None, tree.image.id if tree else None
             findings += judge_boot_plan(case.plan, resolved, workload, dialect, params=params, judged_tree=judged)
             findings += judge_device_tree(case.plan, resolved, workload, case.device_tree, case.rule_packs, case.limits)
-        opinions.append(_Opinion(candidate, tuple(findings), dialect))
+        runtime = judge_runtime(case.token.realm.claims, workload, case.runtime, case.measured, reader, case.limits, loaded=trees)
+        opinions.append(_Opinion(candidate, (*findings, *runtime.findings), dialect, runtime))
     return opinions
+
+
+def _trees(case: Case, resolved: Mapping[int, RegisteredImage]) -> dict[bytes, RegisteredImage]:
+    """Return the device trees that the log says were loaded, by digest in the realm's algorithm. The RIM decides whether they were."""
+    algorithm = case.token.realm.claims.hash_algorithm
+    return {image.measurements.digests[algorithm]: image for image in resolved.values() if image.measurements.device_tree is not None}
 
 
 def parameters_to_try(logged: RealmCreate, rules: ParameterRules) -> tuple[RealmCreate, ...]:
@@ -272,6 +295,8 @@ def _verdict(
         findings = (*findings, Finding("policy.accepted", message, Severity.NOTE))
     facts = _facts(case, resolved, best)
     facts["platform"] = dict(platform_facts)
+    if best is not None and best.runtime.facts:
+        facts["runtime"] = dict(best.runtime.facts)
     if best is not None and (tree := tree_facts(best.candidate.workload, resolved, case.device_tree, case.rule_packs)):
         facts["device_tree"] = tree
     facts["other_workloads"] = {
@@ -297,6 +322,6 @@ def _facts(case: Case, resolved: Mapping[int, RegisteredImage], best: _Opinion |
         "lifecycle": platform.lifecycle,
         "token_form": case.token.form.name,
         "dialect": str(best.dialect) if best and best.dialect else None,
-        "images": sorted({image.id for image in resolved.values()}),
+        "images": sorted({image.id for image in (*resolved.values(), *(best.runtime.images if best else ()))}),
         "vmm": case.plan.vm.name if case.plan and case.plan.vm else None,
     }

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kbs_rim.appraisal.bootargs import BootargsRules, _matches, judge_bootargs, parse_command_line
+from kbs_rim.appraisal.bootargs import BootargsRules, judge_bootargs, matches_pattern, parse_command_line
 
 
 def parsed(text):
@@ -207,7 +207,7 @@ def test_every_objection_says_what_was_seen(text):
 @given(st.text("ab:*", min_size=1, max_size=8).filter(lambda pattern: pattern.count("*") <= 3), st.text('ab: "', max_size=12))
 def test_a_star_stands_for_what_the_regular_expression_says(pattern, text):
     expression = r'[^\s"]*'.join(re.escape(part) for part in pattern.split("*"))
-    assert _matches(pattern, text) == (re.fullmatch(expression, text) is not None)
+    assert matches_pattern(pattern, text) == (re.fullmatch(expression, text) is not None)
 
 
 @pytest.mark.parametrize("pattern", ["ip=*:*:*", "ip=*b*c*d", "*:*:*x", "ip=***"])
