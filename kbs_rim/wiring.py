@@ -16,6 +16,7 @@ from aiohttp import web
 
 from kbs_rim import __version__
 from kbs_rim.adapters.db import Store, open_store
+from kbs_rim.adapters.db.naming import naming_database
 from kbs_rim.adapters.secrets.local_kek import LocalKeyEncryptionKey
 from kbs_rim.adapters.verifiers.veraison import VeraisonSettings, VeraisonVerifier
 from kbs_rim.appraisal.ear_policy import EarPolicy
@@ -77,7 +78,8 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     async with AsyncExitStack() as stack:
         store = open_settings_store(settings)
         stack.push_async_callback(store.close)
-        await store.health.check_store()
+        with naming_database(settings.database.resolved_url().get_secret_value()):
+            await store.health.check_store()
         verifier = VeraisonVerifier(_veraison_settings(settings), settings.limits)
         stack.push_async_callback(verifier.close)
         executor = ThreadPoolExecutor(settings.appraisal.workers, thread_name_prefix="appraisal")

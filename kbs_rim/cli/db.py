@@ -58,9 +58,12 @@ def upgrade(database_url: str | None, config: Path | None, *, as_json: bool) -> 
     Several replicas may run this at once. Make a backup first: there is no way back.
     """
     from kbs_rim.adapters.db import migrate
+    from kbs_rim.adapters.db.naming import naming_database
     from kbs_rim.cli.admin_client import print_json
 
-    done = asyncio.run(migrate.upgrade(database_url_of(database_url, config)))
+    url = database_url_of(database_url, config)
+    with naming_database(url, upgrading=True):
+        done = asyncio.run(migrate.upgrade(url))
     if as_json:
         print_json({"before": done.before, "after": done.after})
     elif done.before == done.after:
@@ -77,9 +80,12 @@ def current(database_url: str | None, config: Path | None, *, as_json: bool) -> 
     """Print the schema of the database; exit 0 if this program can serve it, 1 if not."""
     from kbs_rim.adapters.db import migrate
     from kbs_rim.adapters.db.models import SCHEMA_VERSION
+    from kbs_rim.adapters.db.naming import naming_database
     from kbs_rim.cli.admin_client import print_json
 
-    version = asyncio.run(migrate.current(database_url_of(database_url, config)))
+    url = database_url_of(database_url, config)
+    with naming_database(url):
+        version = asyncio.run(migrate.current(url))
     if as_json:
         print_json({"schema": version, "needed": SCHEMA_VERSION})
     else:

@@ -99,11 +99,13 @@ class _SystemClock:
 async def _with_principals(url: str, work: "Callable[[Principals], Awaitable[_T]]") -> _T:
     """Open the database, check its schema, do ``work`` and close it again."""
     from kbs_rim.adapters.db import open_store
+    from kbs_rim.adapters.db.naming import naming_database
     from kbs_rim.services.principals import Principals
 
     store = open_store(url, pool_size=1)
     try:
-        await store.health.check_store()
+        with naming_database(url):
+            await store.health.check_store()
         return await work(Principals(store=store.principals, clock=_SystemClock(), entropy=secrets.token_bytes))
     finally:
         await store.close()

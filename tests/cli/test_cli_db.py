@@ -99,3 +99,34 @@ def test_principals_need_a_database_at_the_right_schema(run: Callable[..., Done]
     (tmp_path / "empty.db").write_bytes(b"")
     refused = run("principal", "add", "ada", "--role", "admin", "--url", f"sqlite:///{tmp_path / 'empty.db'}")
     assert (refused.returncode, refused.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("command", [("db", "current"), ("principal", "list"), ("principal", "add", "x", "--role", "admin")])
+def test_errors_name_the_database_and_the_remedy(run: Callable[..., Done], tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Each on one line, with what to do, and without the password."""
+    (tmp_path / "empty.db").write_bytes(b"")
+    cases = {
+        f"sqlite:///{tmp_path}/none.db": f"kbs-rim: {tmp_path}/none.db: there is no such database; `kbs-rim db upgrade` makes it\n",
+        f"sqlite:///{tmp_path}/no/x.db": f"kbs-rim: {tmp_path}/no/x.db: there is no such database (nor the directory {tmp_path}/no); "
+        "`kbs-rim db upgrade` makes it\n",
+        f"sqlite:///{tmp_path}": f"kbs-rim: {tmp_path}: this is no file\n",
+        f"sqlite:///{tmp_path}/empty.db": f"kbs-rim: {tmp_path}/empty.db: this database is empty, or not one of kbs_rim; "
+        "`kbs-rim db upgrade` furnishes it\n",
+    }
+    for url, message in cases.items():
+        if command[0] == "db" and "empty" in url:
+            continue  # an answer, not an error: see test_an_empty_database_cannot_be_served
+        failed = run(*command, "--database-url", url)
+        assert (failed.returncode, failed.stderr) == (2, message)
+    failed = run(*command, "--database-url", "postgresql://user:tr0ub4dor@127.0.0.1:1/kbs")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("kbs-rim: postgresql://127.0.0.1:1/kbs: the database could not be used")
+    assert "tr0ub4dor" not in failed.stderr
+
+
+def test_an_upgrade_that_fails_does_not_advise_an_upgrade(run: Callable[..., Done], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    failed = run("db", "upgrade", "--database-url", f"sqlite:///{tmp_path}/file/x.db")
+    assert failed.returncode == 2
+    assert f"{tmp_path}/file/x.db: " in failed.stderr
+    assert "db upgrade" not in failed.stderr
