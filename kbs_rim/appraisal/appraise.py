@@ -2,7 +2,7 @@
 
 Pure: the same bytes, images, workloads and time give the same verdict years later. Steps that cannot run leave a finding,
 never silence; nothing to check is a failure. Left to the caller: redeeming the challenge, asking the external verifier,
-fetching images by the digests that ``digests_of`` and ``runtime_digests`` name, and writing the record before anything is released.
+fetching images by the digests that ``digests_of`` and ``read_runtime`` name, and writing the record before anything is released.
 """
 
 from collections.abc import Iterable, Mapping
@@ -49,7 +49,7 @@ class Case:
     """Everything one appraisal looks at. ``issued_at`` and ``at`` are seconds since the epoch.
 
     ``attestation_result`` is the verifier's compact JWS. ``device_tree`` is what ``read_tree`` gave, ``rule_packs`` are by name.
-    ``runtime`` is what ``read_runtime`` gave, ``measured`` the images with one of the digests that ``runtime_digests`` names.
+    ``runtime`` is what ``read_runtime`` gave, ``measured`` the images with one of the digests that it named.
     ``bound_workloads`` counts those that may have the secret, retired ones included; ``memo`` may remember RIMs of earlier cases.
     """
 
@@ -123,15 +123,16 @@ def read_tree(evidence: Evidence, plan: BootPlan | None, candidates: Iterable[Ca
     return read_supplied_tree(evidence.device_tree, plan, limits)
 
 
-def read_runtime(evidence: Evidence, candidates: Iterable[Candidate], limits: Limits) -> RuntimeLogs:
-    """Step 4 for the logs that explain REMs: read those that one of the workloads asks for."""
+def read_runtime(
+    evidence: Evidence, candidates: Iterable[Candidate], token: CcaToken, limits: Limits
+) -> tuple[RuntimeLogs, tuple[tuple[HashAlgorithm, bytes], ...]]:
+    """Step 4 for the logs that explain REMs: read those that one of the workloads asks for.
+
+    Returns them, and what to look up in the registry for them: digests in the realm's algorithm, each once.
+    """
     tables = [candidate.workload.runtime for candidate in candidates if candidate.workload.runtime is not None]
-    return read_runtime_logs(evidence, tables, limits)
-
-
-def runtime_digests(logs: RuntimeLogs, token: CcaToken) -> tuple[tuple[HashAlgorithm, bytes], ...]:
-    """Return what to look up in the registry for the REMs: digests in the realm's algorithm, each once."""
-    return digests_to_look_up(logs, token.realm.claims.hash_algorithm)
+    logs = read_runtime_logs(evidence, tables, limits)
+    return logs, digests_to_look_up(logs, token.realm.claims.hash_algorithm)
 
 
 def worth_replaying(token: CcaToken, plan: BootPlan | None, images: ImageSet) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import structlog
 
-from kbs_rim.appraisal.appraise import Case, Verdict, appraise, read_log, read_tree
+from kbs_rim.appraisal.appraise import Case, Verdict, appraise, read_log, read_runtime, read_tree
 from kbs_rim.appraisal.attestation_result import EarPolicy
 from kbs_rim.appraisal.finding_catalogue import CATALOGUE
 from kbs_rim.appraisal.findings import Finding, errors_of
@@ -245,14 +245,16 @@ class Broker:
 
     async def _appraise(self, attempt: Exchange) -> tuple[Trust, Verdict]:
         """Judge by the registry as it is now; return what was judged by as well."""
-        evidence = present(attempt.evidence)
+        evidence, token, limits = present(attempt.evidence), present(attempt.token), self._policy.limits
         with Stage(attempt, "registry", self._observe):
             trust = await self.trust.read(attempt.challenge.secret, attempt.plan)
-            tree = await self._off_loop(lambda: read_tree(evidence, attempt.plan, trust.candidates, self._policy.limits))
-            images = await self.trust.images_for(trust, present(attempt.token), attempt.plan, tree)
+            tree = await self._off_loop(lambda: read_tree(evidence, attempt.plan, trust.candidates, limits))
+            images = await self.trust.images_for(trust, token, attempt.plan, tree)
+            runtime, digests = await self._off_loop(lambda: read_runtime(evidence, trust.candidates, token, limits))
+            measured = await self.trust.measured_for(digests)
         answer = present(attempt.answer)
         case = Case(
-            token=present(attempt.token),
+            token=token,
             plan=attempt.plan,
             log_findings=attempt.log_findings,
             challenge=attempt.challenge.value,
@@ -265,7 +267,9 @@ class Broker:
             candidates=trust.candidates,
             device_tree=tree,
             rule_packs=self._policy.rule_packs,
-            limits=self._policy.limits,
+            runtime=runtime,
+            measured=measured,
+            limits=limits,
             allow_test_keys=self._policy.allow_test_keys,
             memo=trust.memo,
             bound_workloads=trust.bound_workloads,

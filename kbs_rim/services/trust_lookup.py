@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kbs_rim.appraisal.appraise import Candidate, digests_of, worth_replaying
+from kbs_rim.appraisal.measured_images import NO_IMAGES, MeasuredImages
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
 from kbs_rim.appraisal.supplied_tree import TreeReading
 from kbs_rim.evidence.cca_token import CcaToken
@@ -69,6 +70,19 @@ class TrustLookup:
         if not worth_replaying(token, plan, images):
             return images
         return ImageSet(await self._with_granules(trust.images, token.realm.claims.hash_algorithm), supplied)
+
+    async def measured_for(self, digests: Sequence[tuple[HashAlgorithm, bytes]]) -> MeasuredImages:
+        """Return the images of which firmware, boot loaders or kernels may have measured one of ``digests``, by one bounded query.
+
+        It is read after the view, and a release needs the registry to stand still from the view on: so their states belong to it.
+        """
+        if not digests:
+            return NO_IMAGES
+        found = await self._images.find_images_by_measurement([(algorithm.value, digest) for algorithm, digest in digests])
+        records = (item.image for item in found)
+        return MeasuredImages(
+            RegisteredImage(record.id, record.name, record.roles, record.state, record.measurements) for record in records
+        )
 
     async def _with_granules(self, images: Sequence[RegisteredImage], algorithm: HashAlgorithm) -> list[RegisteredImage]:
         """Add granule digests: from the cache, and the missing ones from the database. States are those read before."""
