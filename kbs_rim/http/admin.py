@@ -56,6 +56,22 @@ async def add_image(request: web.Request) -> web.Response:
     return web.json_response(image_document(record), status=201 if created else 200)
 
 
+@routes.post("/admin/v1/images/batch")
+async def add_images(request: web.Request) -> web.Response:
+    """Register a set in one transaction, all of it or nothing: 201 if one of them is new."""
+    document = await _document(request, {"images"}, set())
+    registered = await request.app[REGISTRY].register_images(document["images"], actor=request[PRINCIPAL].name)
+    items = [
+        {
+            "outcome": "registered" if found.created else "extended" if found.added else "unchanged",
+            "added": list(found.added),
+            "image": image_document(record),
+        }
+        for record, found in registered
+    ]
+    return web.json_response({"images": items}, status=201 if any(found.created for _, found in registered) else 200)
+
+
 @routes.get("/admin/v1/images")
 async def list_images(request: web.Request) -> web.Response:
     """List images by id."""
@@ -114,6 +130,10 @@ def image_document(record: ImageRecord) -> dict[str, Any]:
         "pe": measured.pe.to_document() if measured.pe else None,
         "volumes": volumes_to_document(measured.volumes),
         "provenance": dict(record.provenance),
+        "further_provenance": [
+            {"provenance": dict(word.provenance), "added_at": word.added_at.isoformat(), "added_by": word.added_by}
+            for word in record.further_provenance
+        ],
         "registered_at": record.registered_at.isoformat(),
         "registered_by": record.registered_by,
     }

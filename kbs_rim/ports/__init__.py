@@ -9,7 +9,7 @@ from kbs_rim.appraisal.registered_image import ImageState
 from kbs_rim.ports.challenges import Challenge, ChallengeOutcome, ChallengeStore
 from kbs_rim.ports.clock import Clock
 from kbs_rim.ports.health import Health
-from kbs_rim.ports.images import ImageReader, ImageRecord, ImageWriter, MeasuredImage
+from kbs_rim.ports.images import FurtherProvenance, ImageReader, ImageRecord, ImageWriter, MeasuredImage, Registration
 from kbs_rim.ports.principals import Principal, PrincipalRole, PrincipalStore
 from kbs_rim.ports.records import AppraisalFilter, RecordReader, RecordWriter
 from kbs_rim.ports.secrets import KeyEncryptionKey, SealedVersion, SecretInfo, SecretOpener, SecretReader, SecretVersionInfo, SecretWriter
@@ -23,6 +23,7 @@ __all__ = [
     "ChallengeOutcome",
     "ChallengeStore",
     "Clock",
+    "FurtherProvenance",
     "Health",
     "ImageReader",
     "ImageRecord",
@@ -36,6 +37,7 @@ __all__ = [
     "PrincipalStore",
     "RecordReader",
     "RecordWriter",
+    "Registration",
     "SealedVersion",
     "SecretInfo",
     "SecretOpener",

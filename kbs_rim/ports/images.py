@@ -12,6 +12,15 @@ from kbs_rim.measurement.image import ImageMeasurements
 from kbs_rim.measurement.measured_parts import MeasuredDigest
 
 
+@dataclass(frozen=True, slots=True)
+class FurtherProvenance:
+    """Where an image comes from, as an administrator said it after somebody had registered it."""
+
+    provenance: Mapping[str, Any]
+    added_at: datetime
+    added_by: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
     """A registered image. ``id`` is ``sha256:<hex>`` of the bytes that a VMM loads; ``roles`` what it may be used as."""
@@ -27,6 +36,20 @@ class ImageRecord:
     state_at: datetime
     state_by: str
     state_reason: str = ""
+    further_provenance: tuple[FurtherProvenance, ...] = ()
+    """What was said later; only ``get_image`` fills it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What became of an image that was to be registered: ``created``, or known and ``added`` to.
+
+    ``added`` names what was not known of it: ``role NAME``, ``parts`` (what firmware and boot loaders measure), ``provenance``.
+    """
+
+    image_id: str
+    created: bool
+    added: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +96,13 @@ class ImageWriter(ImageReader, Protocol):
         """Register; return False if the very same measurements are registered already (roles are merged).
 
         Raise ``Conflict`` if the id is revoked or has other measurements.
+        """
+        ...
+
+    async def add_images(self, images: Sequence[tuple[ImageRecord, ChangeRecord]]) -> list[Registration]:
+        """Register all of them or none, as one change of the registry; of known ones add roles and provenance.
+
+        Raise ``Conflict`` if one id is revoked or has other measurements.
         """
         ...
 

@@ -10,12 +10,25 @@ from kbs_rim.ledger.canonical import canonical_json
 from kbs_rim.ledger.records import ChangeRecord
 from kbs_rim.limits import Limits
 from kbs_rim.measurement.image import ImageKind, ImageMeasurements
-from kbs_rim.ports import Clock, ImageRecord, ImageState, ImageWriter, RecordReader, SecretReader, WorkloadRecord, WorkloadWriter
+from kbs_rim.ports import (
+    Clock,
+    ImageRecord,
+    ImageState,
+    ImageWriter,
+    RecordReader,
+    Registration,
+    SecretReader,
+    WorkloadRecord,
+    WorkloadWriter,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:~/,()@=-]{0,199}")
 _KIND_OF_ROLE = {Role.KERNEL: ImageKind.ARM64_IMAGE, Role.DEVICE_TREE: ImageKind.DEVICE_TREE}
 _MAX_REASON = 1000
 _MAX_PROVENANCE_BYTES = 16 * 1024
+_MAX_SET = 200
+"""Images of one registration; a container image or an installer has fewer than 20."""
+_ENTRY_REQUIRED = frozenset({"name", "roles", "measurements"})
 
 
 class Registry:
@@ -42,25 +55,45 @@ class Registry:
 
         Raises ``InvalidDocument``, or ``Conflict`` if the image is revoked or was registered with other measurements.
         """
+        entry = {"name": name, "roles": roles, "measurements": measurements, "provenance": provenance}
+        [(record, registration)] = await self.register_images([entry], actor=actor)
+        return record, registration.created
+
+    async def register_images(self, entries: Any, *, actor: str) -> list[tuple[ImageRecord, Registration]]:
+        """Register a set, all of it or nothing, as one change of the registry; return each image with what became of it.
+
+        Raises ``InvalidDocument``, or ``Conflict`` as ``register_image`` does.
+        """
+        if not isinstance(entries, list) or not 0 < len(entries) <= _MAX_SET:
+            raise InvalidDocument("document.image", f"images must list 1 to {_MAX_SET} images")
+        additions = []
+        for entry in entries:
+            record = self._image(entry, actor)
+            detail = {"name": record.name, "roles": [role.value for role in record.roles], "provenance": dict(record.provenance)}
+            additions.append((record, self._change(actor, "image.register", record.id, detail)))
+        registrations = await self._images.add_images(additions)
+        return [(await self._images.get_image(registration.image_id), registration) for registration in registrations]
+
+    def _image(self, entry: Any, actor: str) -> ImageRecord:
+        if not isinstance(entry, dict) or not _ENTRY_REQUIRED <= entry.keys() <= _ENTRY_REQUIRED | {"provenance"}:
+            raise InvalidDocument("document.image", "an image has name, roles and measurements, may have provenance, and nothing else")
+        name = entry["name"]
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidDocument("document.image", "name must be 1 to 200 letters, digits, blanks or . _ + : ~ / , ( ) @ = -")
-        measured = ImageMeasurements.from_document(measurements, self._limits)
+        measured = ImageMeasurements.from_document(entry["measurements"], self._limits)
         now = self._clock.now()
-        record = ImageRecord(
+        return ImageRecord(
             id=measured.image_id,
             name=name,
-            roles=_roles(roles, measured.kind),
+            roles=_roles(entry["roles"], measured.kind),
             state=ImageState.ACTIVE,
             measurements=measured,
-            provenance=_provenance(provenance),
+            provenance=_provenance(entry.get("provenance", {})),
             registered_at=now,
             registered_by=actor,
             state_at=now,
             state_by=actor,
         )
-        detail = {"name": name, "roles": [role.value for role in record.roles], "provenance": dict(record.provenance)}
-        created = await self._images.add_image(record, self._change(actor, "image.register", record.id, detail))
-        return await self._images.get_image(record.id), created
 
     async def get_image(self, image_id: str) -> ImageRecord:
         """Raise ``NotFound``."""

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from kbs_rim.adapters.db.documents import read_measurements
 from kbs_rim.adapters.db.engine import Database, storable
+from kbs_rim.adapters.db.image_provenance import add_provenance, further_provenance
 from kbs_rim.adapters.db.models import ImageDigestRow, ImageGranulesRow, ImageMeasuredDigestRow, ImageRevisionRow, ImageRow
 from kbs_rim.adapters.db.registry_state import RegistryChange, change_registry, read_sequence
 from kbs_rim.appraisal.workload import Role
@@ -19,7 +20,7 @@ from kbs_rim.ledger.records import ChangeRecord
 from kbs_rim.measurement.granules import Alignment
 from kbs_rim.measurement.image import PART_MEMBERS, ImageMeasurements
 from kbs_rim.measurement.measured_parts import MeasuredDigest
-from kbs_rim.ports import ImageRecord, ImageState, MeasuredImage
+from kbs_rim.ports import ImageRecord, ImageState, MeasuredImage, Registration
 
 _DIGESTS_AT_ONCE = 1000
 """Parameters of one statement: SQLite takes 32766, PostgreSQL 32767."""
@@ -58,7 +59,12 @@ class Images:
 
     async def get_image(self, image_id: str) -> ImageRecord:
         """See ``ports.ImageReader``."""
-        return await self._database.read(lambda session: _present(session, image_id))
+
+        def get(session: Session) -> ImageRecord:
+            image = _present(session, image_id)
+            return replace(image, further_provenance=further_provenance(session, image.id))
+
+        return await self._database.read(get)
 
     async def list_images(self, *, state: ImageState | None = None, after: str | None = None, limit: int = 100) -> list[ImageRecord]:
         """See ``ports.ImageReader``."""
@@ -77,20 +83,19 @@ class Images:
 
     async def add_image(self, image: ImageRecord, change: ChangeRecord) -> bool:
         """See ``ports.ImageWriter``."""
+        [registration] = await self.add_images([(image, change)])
+        return registration.created
 
-        def add(registry: RegistryChange) -> bool:
-            known = _records(registry.session, present_images().where(ImageRow.id == image.id))
-            if known:
-                merged = _merge(registry.session, known[0], image)
-                if merged is None:
-                    return False
-                _insert_measured_digests(registry.session, merged, already=known[0])
-                _append_revision(registry, merged, change)
-            else:
-                _insert(registry.session, image)
-                _append_revision(registry, image, change)
-            registry.record(change)
-            return not known
+    async def add_images(self, images: Sequence[tuple[ImageRecord, ChangeRecord]]) -> list[Registration]:
+        """See ``ports.ImageWriter``."""
+
+        def add(registry: RegistryChange) -> list[Registration]:
+            registrations = [_register(registry, image, change) for image, change in images]
+            done = zip(images, registrations, strict=True)
+            changes = [change for (_, change), registration in done if registration.created or registration.added]
+            if changes:
+                registry.record(*changes)
+            return registrations
 
         return await change_registry(self._database, add)
 
@@ -109,6 +114,25 @@ class Images:
             return moved
 
         return await change_registry(self._database, move)
+
+
+def _register(registry: RegistryChange, image: ImageRecord, change: ChangeRecord) -> Registration:
+    known = _records(registry.session, present_images().where(ImageRow.id == image.id))
+    if not known:
+        _insert(registry.session, image)
+        _append_revision(registry, image, change)
+        return Registration(image_id=image.id, created=True)
+    added: list[str] = []
+    merged = _merge(registry.session, known[0], image)
+    if merged is not None:
+        added += [f"role {role}" for role in merged.roles if role not in known[0].roles]
+        if merged.measurements != known[0].measurements:
+            added.append("parts")
+        _insert_measured_digests(registry.session, merged, already=known[0])
+        _append_revision(registry, merged, change)
+    if add_provenance(registry.session, known[0], image.provenance, change):
+        added.append("provenance")
+    return Registration(image_id=image.id, created=False, added=tuple(added))
 
 
 def _merge(session: Session, known: ImageRecord, image: ImageRecord) -> ImageRecord | None:

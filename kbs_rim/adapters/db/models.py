@@ -25,11 +25,12 @@ from sqlalchemy import (
     MetaData,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """The migration that this code needs; a test holds it against ``migrations/``. Serving needs no alembic to know it."""
 
 _NAMING = {
@@ -151,6 +152,19 @@ class ImageRevisionRow(Base):
     recorded_by: Mapped[str]
     parts: Mapped[Any] = mapped_column(JsonText, nullable=True)
     registry_sequence: Mapped[int] = mapped_column(server_default=text("0"))
+
+
+class ImageProvenanceRow(Base):
+    """Where an image comes from, as somebody said it after the registration; ``digest`` is the SHA-256 of the canonical document."""
+
+    __tablename__ = "image_provenance"
+    __table_args__ = (UniqueConstraint("image_id", "digest"),)
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), primary_key=True)
+    number: Mapped[KeyNumber]
+    digest: Mapped[bytes]
+    document: Mapped[Document]
+    recorded_at: Mapped[datetime]
+    recorded_by: Mapped[str]
 
 
 class ImageDigestRow(Base):

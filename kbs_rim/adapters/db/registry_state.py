@@ -41,10 +41,11 @@ class RegistryChange:
         self.sequence = read_sequence(session) + 1
         """What the sequence will be when this change is committed."""
 
-    def record(self, change: ChangeRecord) -> None:
-        """Write down that the registry changed; without this call nothing may have been changed."""
+    def record(self, *changes: ChangeRecord) -> None:
+        """Write down what changed, with one step of the sequence; without this call nothing may have been changed."""
         self.session.execute(_STEP, execution_options={"synchronize_session": False})
-        write_change(self.session, change)
+        for change in changes:
+            write_change(self.session, change)
 
 
 async def change_registry(database: Database, work: Callable[[RegistryChange], T]) -> T:
