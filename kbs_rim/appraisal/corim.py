@@ -60,26 +60,7 @@ def read_corim(data: bytes, *, limits: Limits = DEFAULT_LIMITS, max_bytes: int |
     ``max_bytes`` is for files of images, which are large (default: ``limits.endorsement_bytes``). Raises
     ``InvalidDocument("endorsement.malformed" | "endorsement.profile" | "endorsement.signature")``.
     """
-    most = limits.endorsement_bytes if max_bytes is None else max_bytes
-    if len(data) > most:
-        malformed("the CoRIM is too large", expected=f"at most {most} bytes", seen=f"{len(data)} bytes")
-    try:
-        signature = None
-        tag = strict_cbor.leading_tag(data)
-        if tag == cose.SIGN1_TAG:
-            sign1 = cose.parse_sign1(data, limits=_CORIM_LIMITS, what="signed CoRIM")
-            not_before, not_after = None, None
-            meta = decode_meta(sign1, _CORIM_LIMITS)
-            if meta is not None:
-                not_before, not_after = _validity(meta.get(1))
-            signature = read_signature(sign1, meta, not_before, not_after)
-            data = sign1.payload
-            tag = strict_cbor.leading_tag(data)
-        if tag != TAG_CORIM:
-            malformed("not a CoRIM", expected="CBOR tag 501, or 18 if signed", seen=f"tag {tag}" if tag is not None else "no tag")
-        return CorimFile(_read_corim(_decode(data, "CoRIM", outer_tag=True), limits), data, signature)
-    except MalformedEvidence as error:
-        malformed(f"malformed CBOR: {error}")
+    return _read(*_opened(data, limits.endorsement_bytes if max_bytes is None else max_bytes), limits)
 
 
 def verify_corim(
@@ -94,13 +75,13 @@ def verify_corim(
     """Read a signed CoRIM whose signature one of ``keys`` made, or a certificate that leads to one of ``roots`` (see ``corim_signature``).
 
     The signature's validity holds at ``at`` (seconds since the epoch); the CoRIM's own is returned, not judged. An unsigned file is
-    refused. Raises ``InvalidDocument("endorsement.*")``.
+    refused, and nothing of the content is read before the signature is verified. Raises ``InvalidDocument("endorsement.*")``.
     """
-    file = read_corim(data, limits=limits, max_bytes=max_bytes)
-    if file.signature is None:
+    payload, signature = _opened(data, limits.endorsement_bytes if max_bytes is None else max_bytes)
+    if signature is None:
         raise InvalidDocument("endorsement.signature", "the CoRIM is not signed")
-    verify_signature(file.signature, roots=roots, keys=keys, at=at)
-    return file
+    _verified(signature, roots, keys, at)
+    return _read(payload, signature, limits)
 
 
 def parse_corim(data: bytes, *, roots: Sequence[Certificate] = (), at: int, limits: Limits = DEFAULT_LIMITS) -> Endorsements:
@@ -109,12 +90,45 @@ def parse_corim(data: bytes, *, roots: Sequence[Certificate] = (), at: int, limi
     Raises ``InvalidDocument("endorsement.malformed" | "endorsement.profile" | "endorsement.signature" |
     "endorsement.validity")``. The CoRIM's own validity is returned, not judged.
     """
-    file = read_corim(data, limits=limits)
-    if file.signature is not None:
-        verify_signature(file.signature, roots=roots, at=at)
-    if file.corim.profile not in _ENDORSEMENT_PROFILES:
-        _refuse_profile(file.corim.profile.value, "the CoRIM describes images, which no verifier asks for")
-    return file.corim.endorsements
+    payload, signature = _opened(data, limits.endorsement_bytes)
+    if signature is not None:
+        _verified(signature, roots, (), at)
+    corim = _read(payload, signature, limits).corim
+    if corim.profile not in _ENDORSEMENT_PROFILES:
+        _refuse_profile(corim.profile.value, "the CoRIM describes images, which no verifier asks for")
+    return corim.endorsements
+
+
+def _opened(data: bytes, most: int) -> tuple[bytes, CorimSignature | None]:
+    """Return the unsigned CoRIM, not yet read, and the signature around it, not yet verified."""
+    if len(data) > most:
+        malformed("the CoRIM is too large", expected=f"at most {most} bytes", seen=f"{len(data)} bytes")
+    try:
+        if strict_cbor.leading_tag(data) != cose.SIGN1_TAG:
+            return data, None
+        sign1 = cose.parse_sign1(data, limits=_CORIM_LIMITS, what="signed CoRIM")
+        meta = decode_meta(sign1, _CORIM_LIMITS)
+        not_before, not_after = _validity(meta.get(1)) if meta else (None, None)
+        return sign1.payload, read_signature(sign1, meta, not_before, not_after)
+    except MalformedEvidence as error:
+        malformed(f"malformed CBOR: {error}")
+
+
+def _verified(signature: CorimSignature, roots: Sequence[Certificate], keys: Sequence[SignerKey], at: int) -> None:
+    try:
+        verify_signature(signature, roots=roots, keys=keys, at=at)
+    except MalformedEvidence as error:
+        malformed(f"malformed signature: {error}")
+
+
+def _read(data: bytes, signature: CorimSignature | None, limits: Limits) -> CorimFile:
+    try:
+        tag = strict_cbor.leading_tag(data)
+        if tag != TAG_CORIM:
+            malformed("not a CoRIM", expected="CBOR tag 501, or 18 if signed", seen=f"tag {tag}" if tag is not None else "no tag")
+        return CorimFile(_read_corim(_decode(data, "CoRIM", outer_tag=True), limits), data, signature)
+    except MalformedEvidence as error:
+        malformed(f"malformed CBOR: {error}")
 
 
 def _decode(data: bytes, what: str, *, outer_tag: bool = False, text_keys: bool = False) -> CborValue:
