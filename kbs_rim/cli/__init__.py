@@ -20,7 +20,7 @@ _NOUNS = {
     "config": "Show and check the configuration.",
     "corim": "Make, read, sign and submit CoRIMs: reference values for other verifiers.",
     "db": "Create and migrate the database.",
-    "dtb": "Show device trees, and judge them by rules.",
+    "dtb": "Make, show and compare device trees, and judge them by rules.",
     "guest": "Ask for a secret, as a realm does.",
     "image": "Hash, register and revoke trusted images.",
     "log": "Read measurement logs and recompute RIMs from them.",

@@ -1,4 +1,4 @@
-"""``kbs-rim dtb``: show device trees, and judge them as a broker would."""
+"""``kbs-rim dtb``: make and compare device trees, show them, and judge them as a broker would."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kbs_rim.cli import EXIT_OK, EXIT_REFUSED
+from kbs_rim.cli import EXIT_OK, EXIT_REFUSED, dtb_diff, dtb_make
 
 if TYPE_CHECKING:
     from kbs_rim.appraisal.findings import Finding
@@ -37,7 +37,11 @@ class _Pair(click.ParamType[Pair]):
 
 @click.group("dtb")
 def command() -> None:
-    """Show device trees, and judge them by rules."""
+    """Make, show and compare device trees, and judge them by rules."""
+
+
+command.add_command(dtb_diff.command)
+command.add_command(dtb_make.command)
 
 
 @command.command()

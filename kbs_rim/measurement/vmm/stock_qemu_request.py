@@ -146,7 +146,8 @@ class StockQemu:
             raise refuse(f"-machine gic-version=2: at most {_GIC2_CPUS} CPUs, and no ITS")
         if self.gic == 4 and not self.virtualization:
             raise refuse("-machine gic-version=4: only with virtualization=on")
-        if self.gic != 2 and self.topology.possible > self.redistributor_cpus and self.high.redistributors is None:
+        high = self.high
+        if self.gic != 2 and self.topology.possible > self.redistributor_cpus and high.redistributors is None:
             raise refuse(f"-smp: {self.topology.possible} CPUs need a second region of redistributors, which highmem has switched off")
 
     @property
