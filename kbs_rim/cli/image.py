@@ -3,17 +3,18 @@
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from kbs_rim.cli import EXIT_OK, image_registry
+from kbs_rim.cli import EXIT_OK, image_add, image_follow, image_registry
 
 if TYPE_CHECKING:
     from kbs_rim.limits import Limits
-    from kbs_rim.measurement.image import ImageMeasurements
+    from kbs_rim.measurement.image import ImageMeasurements, Work
 
 _CHUNK_BYTES = 1 << 20
 _PIPE_COLUMNS = 1000
@@ -25,7 +26,10 @@ def command() -> None:
 
 
 for _registry_command in (
-    image_registry.add,
+    image_add.add,
+    image_follow.follow,
+    image_follow.approve,
+    image_follow.reject,
     image_registry.list_,
     image_registry.show,
     image_registry.deprecate,
@@ -46,10 +50,15 @@ def hash_(file: Path, *, as_json: bool, granules: bool) -> int:
     firmware and boot loaders measure of them. Nothing is sent anywhere.
     """
     from kbs_rim.cli.admin_client import print_json
+    from kbs_rim.cli.image_collect import say_speed
+    from kbs_rim.image_sources.shared_work import SharedWork
 
     if granules and not as_json:
         raise click.UsageError("--granules needs --json")
-    measured = measure_file(file)
+    with SharedWork() as work:
+        started = time.perf_counter()
+        measured = measure_file(file, do=work)
+        say_speed(measured.file_size, time.perf_counter() - started)
     if as_json:
         print_json(_description(file, measured, granules=granules))
     else:
@@ -58,27 +67,25 @@ def hash_(file: Path, *, as_json: bool, granules: bool) -> int:
 
 
 def measure_file(
-    file: Path, limits: "Limits | None" = None, *, progress: Callable[[int], None] = lambda count: None
+    file: Path, limits: "Limits | None" = None, *, do: "Callable[[Sequence[Work]], None] | None" = None
 ) -> "ImageMeasurements":
     """Measure a file in chunks; what has no length beforehand (a pipe, stdin) is read into memory, up to the limit.
 
-    ``progress`` is told how many bytes each chunk had. Raises ``OSError``, and ``MalformedEvidence`` as
-    ``kbs_rim.measurement.image.measure_stream`` does.
+    ``do`` is as for ``kbs_rim.measurement.image.measure_stream``. Raises ``OSError``, and ``MalformedEvidence`` as that does.
     """
     from kbs_rim.limits import DEFAULT_LIMITS
-    from kbs_rim.measurement.image import measure_image, measure_stream
+    from kbs_rim.measurement.image import in_turn, measure_image, measure_stream
 
     limits = limits or DEFAULT_LIMITS
     with click.open_file(str(file), "rb") as stream:
         status = os.fstat(stream.fileno()) if str(file) != "-" else None
         if status is not None and stat.S_ISREG(status.st_mode):
-            return measure_stream(_chunks(stream, progress), status.st_size, limits)
+            return measure_stream(_chunks(stream), status.st_size, limits, do or in_turn)
         return measure_image(stream.read(limits.image_bytes + 1), limits)
 
 
-def _chunks(stream: IO[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
+def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
     while chunk := stream.read(_CHUNK_BYTES):
-        progress(len(chunk))
         yield chunk
 
 

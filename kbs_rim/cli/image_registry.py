@@ -1,67 +1,25 @@
-"""``kbs-rim image add|list|show|deprecate|revoke|activate``: the image registry of a broker.
+"""``kbs-rim image list|show|deprecate|revoke|activate``: the image registry of a broker."""
 
-Images are hashed here, on the administrator's side: the broker gets digests, not gigabytes.
-"""
-
-import sys
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from kbs_rim.cli.admin_client import connect, connected, print_json, print_table
+from kbs_rim.errors import NotFound
 
-if TYPE_CHECKING:
-    from kbs_rim.measurement.image import ImageMeasurements
+_IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def _id(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Refuse what can be no id here: it would become part of a route."""
+    if not _IMAGE_ID.fullmatch(value):
+        raise NotFound("registry.image-unknown", f"{value[:80]} is no id of an image: sha256: and 64 hexadecimal digits")
+    return value
+
 
 _reason = click.option("--reason", required=True, help="Why; it stays in the record.")
-
-
-def _pair(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    pairs = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not equals or not name or name in pairs:
-            raise click.BadParameter(f"write each KEY=VALUE once, not {value!r}")
-        pairs[name] = text
-    return pairs
-
-
-@click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--name", required=True, help="What people call it.")
-@click.option(
-    "--role",
-    "roles",
-    multiple=True,
-    required=True,
-    type=click.Choice(["kernel", "initrd", "firmware", "device-tree", "boot-loader", "uki", "uki-addon", "boot-file", "acpi"]),
-    help="What it may be used as; repeat.",
-)
-@click.option("--provenance", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Where it comes from; repeat.")
-@connected
-def add(
-    file: Path,
-    name: str,
-    roles: tuple[str, ...],
-    provenance: dict[str, str],
-    url: str,
-    token_file: Path | None,
-    ca_file: Path | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Hash FILE (- reads stdin) here and register it. A gzip'd kernel is registered as the VMM loads it: unpacked."""
-    client = connect(url, token_file, ca_file)
-    measured = _measure(file)
-    document = {"name": name, "roles": list(roles), "measurements": measured.to_document(), "provenance": provenance}
-    image = client.send("POST", "/admin/v1/images", document)
-    if as_json:
-        print_json(image)
-        return
-    click.echo(image["id"])
-    if image["name"] != name:
-        click.echo(f"kbs-rim: these bytes were registered before, as {image['name']}", err=True)
 
 
 @click.command(name="list")
@@ -78,7 +36,7 @@ def list_(state: str | None, url: str, token_file: Path | None, ca_file: Path | 
 
 
 @click.command()
-@click.argument("image_id", metavar="ID")
+@click.argument("image_id", metavar="ID", callback=_id)
 @connected
 def show(image_id: str, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
     """Show one image: digests, state, where it came from."""
@@ -90,7 +48,7 @@ def show(image_id: str, url: str, token_file: Path | None, ca_file: Path | None,
 
 
 @click.command()
-@click.argument("image_id", metavar="ID")
+@click.argument("image_id", metavar="ID", callback=_id)
 @_reason
 @connected
 def deprecate(image_id: str, reason: str, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
@@ -99,7 +57,7 @@ def deprecate(image_id: str, reason: str, url: str, token_file: Path | None, ca_
 
 
 @click.command()
-@click.argument("image_id", metavar="ID")
+@click.argument("image_id", metavar="ID", callback=_id)
 @_reason
 @connected
 def activate(image_id: str, reason: str, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
@@ -108,7 +66,7 @@ def activate(image_id: str, reason: str, url: str, token_file: Path | None, ca_f
 
 
 @click.command()
-@click.argument("image_id", metavar="ID")
+@click.argument("image_id", metavar="ID", callback=_id)
 @_reason
 @connected
 def revoke(image_id: str, reason: str, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
@@ -126,21 +84,6 @@ def _change(client: Any, image_id: str, state: str, reason: str, *, as_json: boo
     for what, touched in answer["touches"].items():
         shown = ", ".join(map(str, touched)) or "none" if isinstance(touched, list) else touched
         click.echo(f"touches {what}: {shown}")
-
-
-def _measure(file: Path) -> "ImageMeasurements":
-    """Hash with a progress bar on stderr, where somebody watches."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from kbs_rim.cli.image import measure_file
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
-        size = None if str(file) == "-" else file.stat().st_size
-        task = progress.add_task(f"hashing {file.name}", total=size)
-        return measure_file(file, progress=lambda count: progress.update(task, advance=count))
 
 
 def _overview(image: dict[str, Any]) -> list[tuple[str, object]]:
@@ -162,4 +105,7 @@ def _overview(image: dict[str, Any]) -> list[tuple[str, object]]:
     rows += part_rows(image["pe"], image["volumes"])
     rows += image["provenance"].items()
     rows.append(("registered", f"{image['registered_at']} by {image['registered_by']}"))
+    for word in image.get("further_provenance", ()):
+        rows.append(("also said", f"{word['added_at']} by {word['added_by']}"))
+        rows += word["provenance"].items()
     return rows

@@ -108,7 +108,7 @@ class Collector:
             if not stat.S_ISREG(status.st_mode):
                 raise RefusedSource("source.file", f"{path} is no regular file")
             wanted = replace(request, patterns=("*",))
-            entry = SourceFile(f"/{path.name}", status.st_size, "", None, lambda: iter(lambda: file.read(CHUNK_BYTES), b""))
+            entry = SourceFile(path.name, status.st_size, "", None, lambda: iter(lambda: file.read(CHUNK_BYTES), b""))
 
             def take(finder: ImageFinder) -> tuple[SourcedImage, ...]:
                 finder.take(entry)

@@ -10,7 +10,7 @@ from typing import Protocol
 from kbs_rim.errors import KbsRimError, RefusedSource
 from kbs_rim.image_sources.apt_source import Offer
 from kbs_rim.image_sources.collecting import Collector
-from kbs_rim.image_sources.follow_state import Action, FollowState, ProposedImage, Proposal
+from kbs_rim.image_sources.follow_state import Action, FollowState, Proposal, ProposedImage
 from kbs_rim.image_sources.origins import SourcedImage
 from kbs_rim.image_sources.requests import ImageRequest, RequestKind
 from kbs_rim.image_sources.sources_file import Consent, FollowRule
