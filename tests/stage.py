@@ -5,11 +5,12 @@ import struct
 import time
 from dataclasses import dataclass, field, replace
 
-from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, read_log, read_tree
+from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise, read_log, read_runtime, read_tree
 from kbs_rim.appraisal.attestation_result import EarPolicy
 from kbs_rim.appraisal.ear_signature import EarKey
 from kbs_rim.appraisal.endorsement_files import parse_endorsements
 from kbs_rim.appraisal.endorsements import EndorsementStore
+from kbs_rim.appraisal.measured_images import MeasuredImages
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
 from kbs_rim.appraisal.workload import Role, Workload, parse_workload
 from kbs_rim.evidence.cca_token import parse_cca_token, reassemble
@@ -97,7 +98,10 @@ def judging_trees(vm: Vm, document: dict, **rules) -> dict:
 
 @dataclass
 class Stage:
-    """A platform, its verifier's key, registered images and one workload. ``tree_rules``: see ``judging_trees``."""
+    """A platform, its verifier's key, registered images and one workload. ``tree_rules``: see ``judging_trees``.
+
+    ``measured`` are images that the registry knows by what was measured into REMs.
+    """
 
     vm: Vm = QEMU_KERNEL
     identity: PlatformIdentity = field(default_factory=PlatformIdentity.generate)
@@ -106,6 +110,7 @@ class Stage:
     changes: dict = field(default_factory=dict)
     limits: Limits = DEFAULT_LIMITS
     tree_rules: dict | None = None
+    measured: tuple[RegisteredImage, ...] = ()
     challenge: bytes = hashlib.sha512(b"challenge").digest()
     ear_change: object = None
 
@@ -151,6 +156,7 @@ class Stage:
         at = int(time.time())
         candidates = (Candidate(self.workload, 1),) if candidates is None else candidates
         tree = read_tree(evidence, plan, candidates, self.limits)
+        runtime, _ = read_runtime(evidence, candidates, token, self.limits)
         case = Case(
             token=token,
             plan=plan,
@@ -164,6 +170,8 @@ class Stage:
             candidates=candidates,
             device_tree=tree,
             rule_packs=RULE_PACKS,
+            runtime=runtime,
+            measured=MeasuredImages(self.measured),
             limits=self.limits,
         )
         return appraise(case)
