@@ -138,7 +138,7 @@ def properties_of(option: str, text: str, first: str) -> tuple[Property, ...]:
         members = json.loads(text)
     except (ValueError, RecursionError):
         raise refuse_argument(option, "begins like JSON but is none") from None
-    kind = members.get(first)
+    kind = members.get(first) if isinstance(members, dict) else None
     if not isinstance(kind, str):
         raise refuse_argument(option, f'its JSON object needs "{first}"')
     return (Property("", kind), *(Property(key, _scalar(value)) for key, value in members.items() if key != first))

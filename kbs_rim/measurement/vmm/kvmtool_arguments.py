@@ -89,7 +89,7 @@ def _texts(last: dict[str, GivenOption]) -> dict[str, Any]:
     if option := last.get("measurement-algo"):
         found["hash_algorithm"] = parse_hash(option.written, option.value)
     if option := last.get("realm-pv"):
-        found["rpv"] = pad_rpv(option.written, option.value.encode("utf-8", "surrogateescape"))
+        found["rpv"] = pad_rpv(option.written, option.value.encode())
     if option := last.get("firmware-address"):
         found["firmware_base"] = parse_number(option.written, option.value, 0, _ADDRESS_MAX, hexadecimal=True)
     return found

@@ -94,6 +94,8 @@ def _checked(arguments: Sequence[str], table: OptionTable) -> Iterator[str]:
     for argument in arguments:
         if len(argument) > LONGEST_ARGUMENT or "\0" in argument:
             raise refuse_argument(argument[:20], f"has more than {LONGEST_ARGUMENT} characters, or a NUL")
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise refuse_argument(argument[:20], "is not UTF-8")
     start = 0
     while start < len(arguments) and table.programs.fullmatch(arguments[start]):
         start += 1

@@ -163,7 +163,7 @@ class VmLayout:
         used.sort(key=lambda item: item[1])
         for (name, _, end), (next_name, base, _) in pairwise(used):
             if base < end:
-                raise refuse(f"{name} and {next_name} overlap")
+                raise refuse(f"{name} and {next_name} overlap: {_remedy(name, next_name)}")
         for name, base, end in used:
             if name != "firmware" and not self.ram.base <= base < end <= self.ram.end:
                 raise refuse(f"{name} does not fit into the RAM")
@@ -173,6 +173,12 @@ class VmLayout:
         """Everything that is measured as data, in the order of the operations: ascending addresses, device tree included."""
         tree = Placement("device-tree", self.device_tree_base, len(self.device_tree))
         return tuple(sorted((*self.placements, tree), key=lambda place: place.base))
+
+
+def _remedy(*names: str) -> str:
+    if set(names) == {"kernel", "firmware"}:
+        return "start one of them, or move the firmware (kvmtool: --firmware-address)"
+    return "give the VM more RAM, or smaller images"
 
 
 def realm_create(request: VmRequest, ipa_bits: int) -> RealmCreate:

@@ -174,6 +174,8 @@ def _machine(option: GivenOption, found: _Collected) -> None:
             wanted = options.MACHINE_FIXED[key]
             if parse_switch(where, value) not in (wanted, None):
                 raise refuse_argument(where, f"is not modelled but as {'on' if wanted else 'off'}")
+        elif key in options.MACHINE_FLASH:
+            raise refuse_argument(where, options.REFUSED["pflash"])
         elif key in options.MACHINE_TREE:
             found.tree_changes.append(f"{where}: it changes the device tree")
         elif key in ("kernel", "initrd", "firmware"):

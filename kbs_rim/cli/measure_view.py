@@ -1,0 +1,134 @@
+"""What ``kbs-rim measure`` prints: five lines, JSON, every operation with the RIM after it."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from kbs_rim.measurement.rmm import RealmCreate, RmmVersion
+    from kbs_rim.measurement.vmm.calculation import Calculation, MeasurementPlan, Step
+    from kbs_rim.measurement.vmm.definition import VmDefinition
+    from kbs_rim.measurement.vmm.request import EffectiveHost
+    from kbs_rim.measurement.vmm.vmm_profile import VmmProfile
+
+_GPRS_SHOWN = 1
+
+
+def document_of(
+    definition: "VmDefinition",
+    profile: "VmmProfile",
+    host: "EffectiveHost",
+    plan: "MeasurementPlan",
+    rmm: "RmmVersion",
+    calculation: "Calculation | None",
+) -> dict[str, Any]:
+    """Return the JSON document: registers in hex as long as the realm's digest, operations as text, parameters as real counts."""
+    layout = plan.layout
+    document: dict[str, Any] = {
+        "vmm": profile.vmm,
+        "profile": {"name": profile.name, "version": profile.version},
+        "rmm": rmm.value,
+        "hash_algorithm": plan.algorithm.compact_name,
+    }
+    if calculation is not None:
+        document |= {"rim": calculation.rim.hex(), "rem": [value.hex() for value in calculation.rem]}
+    return document | {
+        "operations": [str(operation) for operation in plan.operations],
+        "parameters": parameters_of(host, plan),
+        "realm_create": _raw(layout.params),
+        "dtb_sha256": hashlib.sha256(layout.device_tree).hexdigest(),
+        "dtb_size": len(layout.device_tree),
+        "layout": {
+            "ram": {"base": hex(layout.ram.base), "size": hex(layout.ram.size)},
+            "images": [{"role": place.role, "base": hex(place.base), "size": place.size} for place in layout.loads],
+            "extended_into_rem0": list(plan.extended),
+            "log": None if layout.log_area is None else {"base": hex(layout.log_area.base), "size": hex(layout.log_area.size)},
+            "pc": hex(layout.pc),
+            "x0": hex(layout.x0),
+        },
+        "rpv": None if definition.rpv is None else definition.rpv.hex(),
+        "ignored": list(definition.ignored),
+        "remarks": [*definition.remarks, *host.remarks],
+    }
+
+
+def parameters_of(host: "EffectiveHost", plan: "MeasurementPlan") -> dict[str, Any]:
+    """Return the realm's parameters as people count them. Where there is no PMU, its counters are the host's and are not measured."""
+    params = plan.layout.params
+    known = host.capabilities
+    return {
+        "ipa_bits": params.s2sz,
+        "num_bps": params.num_bps + 1,
+        "num_wps": params.num_wps + 1,
+        "sve_vl": known.sve_vl or 0,
+        "pmu_num_ctrs": known.pmu_num_ctrs,
+        "pmu": host.pmu,
+        "lpa2": bool(known.lpa2),
+        "hash_algo": plan.algorithm.compact_name,
+    }
+
+
+def print_registers(calculation: "Calculation", *, as_base64: bool) -> None:
+    """Print RIM and REM0 to REM3, a line each."""
+    for name, value in (("RIM", calculation.rim), *((f"REM{number}", value) for number, value in enumerate(calculation.rem))):
+        click.echo(f"{name}: {base64.b64encode(value).decode() if as_base64 else value.hex()}")
+
+
+def print_steps(calculation: "Calculation") -> None:
+    """Print every step: how often it extended the RIM, what it was, and the RIM after it."""
+    for step in calculation.steps:
+        click.echo(f"{step.rim.hex()} {step.extensions:>7} {operation_text(step)}")
+
+
+def steps_document(calculation: "Calculation") -> list[dict[str, Any]]:
+    """Return the steps for JSON."""
+    return [{"operation": operation_text(step), "extensions": step.extensions, "rim": step.rim.hex()} for step in calculation.steps]
+
+
+def operation_text(step: "Step") -> str:
+    """Return one line that names the operation with all that it measures, but for the bytes of images."""
+    from kbs_rim.measurement.rmm import DataCreate, RealmCreate, RecCreate, RipasEntry
+    from kbs_rim.measurement.vmm.operations import MeasuredImage, RunnableRec, UnmeasuredArea
+
+    match step.operation:
+        case RealmCreate():
+            return "realm_create " + " ".join(f"{name}={value}" for name, value in _raw(step.operation).items())
+        case DataCreate():
+            return f"data_create {step.operation.ipa:#x} {'unmeasured' if step.operation.content_digest is None else 'measured'}"
+        case RipasEntry():
+            return f"init_ripas {step.operation.base:#x} {step.operation.top:#x}"
+        case MeasuredImage() | UnmeasuredArea():
+            return f"{step.operation} {step.operation.thing}"
+        case RunnableRec():
+            return _rec_text(step.operation.rec)
+        case RecCreate():
+            return _rec_text(step.operation)
+        case _:
+            return str(step.operation)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def notes_of(definition: "VmDefinition", host: "EffectiveHost") -> Iterator[str]:
+    """Yield what the user should know: what was ignored, and what may not be as meant."""
+    if definition.ignored:
+        yield f"ignored, because they cannot change a measurement: {', '.join(dict.fromkeys(definition.ignored))}"
+    yield from definition.remarks
+    yield from host.remarks
+
+
+def _rec_text(rec: Any) -> str:
+    registers = " ".join(f"x{number}={value:#x}" for number, value in enumerate(rec.gprs) if value or number < _GPRS_SHOWN)
+    return f"rec_create flags={rec.flags:#x} pc={rec.pc:#x} {registers}"
+
+
+def _raw(params: "RealmCreate") -> dict[str, Any]:
+    names = ("s2sz", "sve_vl", "num_bps", "num_wps", "pmu_num_ctrs")
+    return {"flags": hex(params.flags), **{name: getattr(params, name) for name in names}, "hash_algo": params.hash_algorithm.rmi_code}
