@@ -15,6 +15,7 @@ _value_option = click.option(
     required=True,
     help="File with the secret, byte for byte; - reads stdin. Never an argument: arguments are visible to every process.",
 )
+_secret_argument = click.argument("secret", metavar="REPOSITORY/TYPE/TAG|KEY_ID")
 
 
 @click.group(name="secret")
@@ -45,53 +46,72 @@ def add(
 
 
 @command.command()
-@click.argument("path", metavar="REPOSITORY/TYPE/TAG")
+@_secret_argument
 @_value_option
 @connected
-def put(path: str, value_file: Path, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+def put(secret: str, value_file: Path, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
     """Store a new version; the newest active version is released."""
     client = connect(url, token_file, ca_file)
-    _report(client.send("POST", f"/admin/v1/secrets/{path}/versions", {"value": _read(value_file)}), as_json=as_json)
+    _report(client.send("POST", f"/admin/v1/secrets/{secret}/versions", {"value": _read(value_file)}), as_json=as_json)
 
 
 @command.command()
-@click.argument("path", metavar="REPOSITORY/TYPE/TAG")
-@click.option("--workload", "workloads", multiple=True, help="Workload that may have it; repeat. None: nobody may.")
+@_secret_argument
+@click.option("--workload", "workloads", multiple=True, help="Workload that may have it; repeat.")
+@click.option("--nobody", is_flag=True, help="No workload may have it any more.")
 @connected
-def bind(path: str, workloads: tuple[str, ...], url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+def bind(
+    secret: str, workloads: tuple[str, ...], url: str, token_file: Path | None, ca_file: Path | None, *, nobody: bool, as_json: bool
+) -> None:
     """Replace the set of workloads that may have the secret."""
+    if bool(workloads) == nobody:
+        raise click.UsageError("name the workloads that may have it with --workload, or say --nobody: the set is replaced")
     client = connect(url, token_file, ca_file)
-    _report(client.send("PUT", f"/admin/v1/secrets/{path}/workloads", {"workloads": list(workloads)}), as_json=as_json)
+    _report(client.send("PUT", f"/admin/v1/secrets/{secret}/workloads", {"workloads": list(workloads)}), as_json=as_json)
 
 
 @command.command()
-@click.argument("path", metavar="REPOSITORY/TYPE/TAG")
+@_secret_argument
 @click.option("--version", type=click.IntRange(min=1), required=True, help="The version to make unusable for ever.")
 @connected
-def revoke(path: str, version: int, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+def revoke(secret: str, version: int, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
     """Erase a version."""
     client = connect(url, token_file, ca_file)
-    _report(client.send("POST", f"/admin/v1/secrets/{path}/versions/{version}/revoke", {}), as_json=as_json)
+    _report(client.send("POST", f"/admin/v1/secrets/{secret}/versions/{version}/revoke", {}), as_json=as_json)
 
 
 @command.command(name="list")
 @connected
 def list_(url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
     """List secrets: everything but their values."""
-    items = list(connect(url, token_file, ca_file).pages("/admin/v1/secrets", "secrets"))
+    client = connect(url, token_file, ca_file)
+    items = list(client.pages("/admin/v1/secrets", "secrets"))
     if as_json:
         print_json({"secrets": items})
         return
-    rows = ((item["path"], item["key_id"], ", ".join(item["workloads"]) or "nobody", len(item["versions"])) for item in items)
+    retired = {item["name"] for item in client.pages("/admin/v1/workloads", "workloads") if not item["active"]}
+    rows = ((item["path"], item["key_id"], _bound_to(item, retired), _versions(item)) for item in items)
     print_table("", ("path", "key id", "workloads", "versions"), rows)
 
 
+def _bound_to(item: dict[str, Any], retired: set[str]) -> str:
+    return ", ".join(f"{name} (retired)" if name in retired else name for name in item["workloads"]) or "nobody"
+
+
+def _versions(item: dict[str, Any]) -> str:
+    """Say which version a realm would get."""
+    active = [version["version"] for version in item["versions"] if version["active"]]
+    revoked = len(item["versions"]) - len(active)
+    newest = f"{max(active)} in use" if active else "none in use"
+    return f"{newest}, {revoked} revoked" if revoked else newest
+
+
 @command.command()
-@click.argument("path", metavar="REPOSITORY/TYPE/TAG")
+@_secret_argument
 @connected
-def show(path: str, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+def show(secret: str, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
     """Show a secret's versions and who may have it."""
-    _report(connect(url, token_file, ca_file).get(f"/admin/v1/secrets/{path}"), as_json=as_json)
+    _report(connect(url, token_file, ca_file).get(f"/admin/v1/secrets/{secret}"), as_json=as_json)
 
 
 @command.command(name="new-kek")

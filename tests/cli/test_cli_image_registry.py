@@ -1,80 +1,16 @@
 """``kbs-rim image add|list|show|deprecate|activate|revoke`` against a running broker."""
 
-import asyncio
 import hashlib
 import json
-import logging
-import threading
 from pathlib import Path
 
 import pytest
-import structlog
 
-from kbs_rim import wiring
-from kbs_rim.adapters.secrets.local_kek import generate_key_file
-from kbs_rim.cli import main
 from kbs_rim.measurement.image import measure_image
-from kbs_rim.reference_verifier.signing import SigningKey
-from kbs_rim.settings import (
-    DatabaseSettings,
-    GuestListenerSettings,
-    HttpSettings,
-    InternalListenerSettings,
-    SecretsSettings,
-    Settings,
-    VerifierSettings,
-)
+from tests.cli_broker import run
 from tests.pe_builder import slow_authenticode, uki
 
 IMAGES = Path(__file__).parent.parent / "vectors" / "vmm" / "images"
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    out, err = capsys.readouterr()
-    return ended.value.code, out, err
-
-
-@pytest.fixture
-def broker(tmp_path, monkeypatch, capsys):
-    """A broker on loopback in a thread of its own; the environment is an administrator's."""
-    generate_key_file(tmp_path / "kek")
-    (tmp_path / "verifier.jwk").write_text(json.dumps(SigningKey.generate().public_jwk()))
-    url = f"sqlite:///{tmp_path}/kbs_rim.db"
-    settings = Settings(
-        http=HttpSettings(guest=GuestListenerSettings(listen="127.0.0.1:0"), internal=InternalListenerSettings(listen="127.0.0.1:0")),
-        database=DatabaseSettings(url=url),
-        secrets=SecretsSettings(kek_file=tmp_path / "kek"),
-        verifier=VerifierSettings(pinned_keys_files=(tmp_path / "verifier.jwk",)),
-    )
-    assert run(capsys, "db", "upgrade", "--database-url", url)[0] == 0
-    for role in ("admin", "auditor"):
-        code, token, _ = run(capsys, "principal", "add", role, "--role", role, "--database-url", url)
-        assert code == 0
-        (tmp_path / role).write_text(token)
-    loop, stop, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
-    addresses = []
-
-    async def serve():
-        async with wiring.running(settings) as service:
-            addresses.append(service.internal_address)
-            started.set()
-            await stop.wait()
-
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    try:
-        assert started.wait(10)
-        monkeypatch.setenv("KBS_RIM_URL", "http://{}:{}".format(*addresses[0]))
-        monkeypatch.setenv("KBS_RIM_TOKEN_FILE", str(tmp_path / "admin"))
-        yield tmp_path
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
-        structlog.reset_defaults()
 
 
 def add(capsys, file: str, *options: str) -> str:
@@ -91,7 +27,9 @@ def test_add_hashes_here_and_prints_the_id(broker, capsys):
     _, out, _ = run(capsys, "image", "show", image, "--json")
     shown = json.loads(out)
     assert (shown["name"], shown["roles"], shown["state"], shown["compression"]) == ("a kernel", ["kernel"], "active", "gzip")
-    assert shown["provenance"] == {"package": "linux", "note": "a=b"}
+    file_sha256 = hashlib.sha256((IMAGES / "linux.bin.gz").read_bytes()).hexdigest()
+    mine = {"origin": "local file", "file": "linux.bin.gz", "file-sha256": file_sha256}
+    assert shown["provenance"] == {"package": "linux", "note": "a=b", **mine}
     assert shown["registered_by"] == "admin"
     assert shown["file_digests"]["sha-256"] == hashlib.sha256((IMAGES / "linux.bin.gz").read_bytes()).hexdigest()
 

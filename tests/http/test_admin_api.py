@@ -40,7 +40,7 @@ async def every_route(site: Site) -> list[tuple[str, str]]:
     names = {
         "id": images[0]["id"],
         "name": VM,
-        "path": f"vault/disk/{VM}",
+        "secret": f"vault/disk/{VM}",
         "version": "1",
         "ticket": record["id"],
         "sha256": record["inputs"]["token"],
