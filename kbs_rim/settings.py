@@ -190,7 +190,8 @@ class VerifierSettings(_Section):
 class AppraisalSettings(_Section):
     """``[appraisal]``: how much is appraised at once, and what is kept."""
 
-    workers: int = Field(2, ge=1, le=256)
+    workers: int = Field(0, ge=0, le=256)
+    kernel: Literal["auto", "native", "pure"] = "auto"
     max_concurrent: int = Field(16, ge=1, le=4096)
     keep_payloads: bool = True
     tree_rules_directory: Path | None = None

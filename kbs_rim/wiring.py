@@ -1,10 +1,12 @@
 """The only place where concrete classes meet: settings in, running service out."""
 
 import asyncio
+import gc
+import os
 import secrets
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,10 +30,12 @@ from kbs_rim.errors import ConfigurationError, InvalidDocument, MalformedEvidenc
 from kbs_rim.evidence.strict_json import decode_object
 from kbs_rim.http.app import guest_app, internal_app, server_logger
 from kbs_rim.http.metrics import Metrics
+from kbs_rim.measurement.chain_kernel import PURE, KernelChoice, choose, in_use
 from kbs_rim.rule_packs import load_rule_packs
 from kbs_rim.services.audit import Auditor
 from kbs_rim.services.broker import Broker, BrokerPolicy, BrokerStores
 from kbs_rim.services.explanation import Explainer
+from kbs_rim.services.heavy_work import LANE_COUNTS, HeavyWork
 from kbs_rim.services.principals import Principals
 from kbs_rim.services.readiness import Readiness
 from kbs_rim.services.registry import Registry
@@ -44,6 +48,10 @@ _log = structlog.get_logger("kbs_rim.serve")
 KEEPALIVE_S = 75
 """An idle connection is kept this long: longer than a reverse proxy keeps its own, shorter than aiohttp's hour."""
 PURGE_INTERVAL_S = 60
+SWITCH_INTERVAL_S = 0.001
+"""Python's own is 0.005; see docs/decisions/event-loop.md for what others cost."""
+ADMINISTRATORS_WAITING = 16
+"""Documents, and replays for explanations, that administrators may have in progress; more are told to come again."""
 STOP_TIMEOUT_S = 5
 PURGE_AGE = timedelta(minutes=10)
 """Expired challenges are kept this long, so that a late answer is told "expired" and not "unknown"."""
@@ -82,16 +90,49 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             await store.health.check_store()
         verifier = VeraisonVerifier(_veraison_settings(settings), settings.limits)
         stack.push_async_callback(verifier.close)
-        executor = ThreadPoolExecutor(settings.appraisal.workers, thread_name_prefix="appraisal")
-        stack.callback(executor.shutdown, wait=False, cancel_futures=True)
-        guest, internal = _applications(settings, store, verifier, executor)
+        heavy = heavy_work(settings)
+        stack.callback(heavy.stop)
+        guest, internal = _applications(settings, store, verifier, heavy)
+        _let_the_loop_breathe()
         stopping = asyncio.Event()
         stack.push_async_callback(_stop, asyncio.create_task(_purge(store, stopping)), stopping)
         internal_address = await _listen(stack, internal, settings.http.internal, settings.service.shutdown_timeout_s)
         guest_address = await _listen(stack, guest, settings.http.guest, settings.service.shutdown_timeout_s)
-        _log.info("serving", guest=guest_address, internal=internal_address, config_digest=settings.digest(), version=__version__)
+        _log.info(
+            "serving",
+            guest=guest_address,
+            internal=internal_address,
+            config_digest=settings.digest(),
+            version=__version__,
+            kernel=in_use().name,
+        )
         yield Service(guest_address, internal_address)
         _log.info("stopping")
+
+
+def heavy_work(settings: Settings) -> HeavyWork:
+    """Choose the kernel of the RIM chain for this process, and make the threads beside the event loop.
+
+    Raises ``ConfigurationError`` if the native kernel is demanded and cannot be used.
+    """
+    try:
+        kernel = choose(KernelChoice(settings.appraisal.kernel))
+    except ValueError as error:
+        raise ConfigurationError(f"appraisal.kernel: {error}") from None
+    if kernel is PURE:
+        return HeavyWork(1)
+    return HeavyWork(settings.appraisal.workers or len(os.sched_getaffinity(0)))
+
+
+def _let_the_loop_breathe() -> None:
+    """Make threads give the interpreter up sooner, and spare the garbage collector what stays for ever.
+
+    A thread that wants the interpreter waits this long before it asks the one that has it; the event loop is such a thread. A full
+    collection walks over every object; those of the modules, most of what there is, need not be looked at again.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()
 
 
 def open_settings_store(settings: Settings) -> Store:
@@ -154,7 +195,7 @@ def ear_policy(settings: Settings) -> EarPolicy:
 
 
 def _applications(
-    settings: Settings, store: Store, verifier: VeraisonVerifier, executor: ThreadPoolExecutor
+    settings: Settings, store: Store, verifier: VeraisonVerifier, heavy: HeavyWork
 ) -> tuple[web.Application, web.Application]:
     clock, entropy, metrics = SystemClock(), secrets.token_bytes, Metrics()
     packs, believed = _rule_packs(settings), ear_policy(settings)
@@ -180,11 +221,15 @@ def _applications(
         ),
         clock=clock,
         entropy=entropy,
-        executor=executor,
+        executor=heavy.replays.door(settings.appraisal.max_concurrent),
+        reading=heavy.reading.door(settings.appraisal.max_concurrent),
+        pause=heavy.replays.pause,
         observe=metrics.observe_stage,
     )
     guest = guest_app(broker, settings.limits, metrics, public_url=settings.http.guest.public_url or "")
     _watch_caches(metrics, broker)
+    _watch_heavy_work(metrics, heavy)
+    reading = heavy.reading.door(ADMINISTRATORS_WAITING)
     auditor = Auditor(store.record_reader)
     internal = internal_app(
         registry=Registry(
@@ -195,14 +240,18 @@ def _applications(
             clock=clock,
             limits=settings.limits,
             rule_packs=packs.keys(),
+            reading=reading,
         ),
         vault=SecretVault(store=store.secrets, kek=kek, clock=clock, entropy=entropy, limits=settings.limits),
         auditor=auditor,
-        explainer=Explainer(auditor=auditor, images=store.images, limits=settings.limits, executor=executor),
+        explainer=Explainer(
+            auditor=auditor, images=store.images, limits=settings.limits, executor=heavy.replays.door(ADMINISTRATORS_WAITING)
+        ),
         principals=Principals(store=store.principals, clock=clock, entropy=entropy),
         readiness=Readiness(health=store.health, verifier=verifier, kek=kek, pinned={key.thumbprint for key in believed.keys}),
         limits=settings.limits,
         metrics=metrics,
+        reading=reading,
     )
     return guest, internal
 
@@ -210,11 +259,21 @@ def _applications(
 def _watch_caches(metrics: Metrics, broker: Broker) -> None:
     rims, granules = broker.trust.rims, broker.trust.granules
     metrics.watch("rim_cache_entries", "RIMs held", lambda: len(rims))
+    metrics.watch("rim_prefix_hits", "Replays that went on from a RIM on the way, since the start", lambda: rims.prefixes.hits)
+    metrics.watch("rim_prefix_misses", "Replays that began at the beginning, since the start", lambda: rims.prefixes.misses)
     metrics.watch("granule_cache_entries", "Images whose granule digests are held, one for each algorithm", lambda: len(granules))
     metrics.watch("granule_cache_bytes", "Granule digests held", lambda: granules.held_bytes)
     for name, counts in (("rim", rims.counts), ("granule", granules.counts)):
         for what, about in CACHE_COUNTS.items():
             metrics.watch(f"{name}_cache_{what}", f"{about}, since the start", partial(getattr, counts, what))
+
+
+def _watch_heavy_work(metrics: Metrics, heavy: HeavyWork) -> None:
+    metrics.watch("native_kernel", "1 if RIMs are computed by the native kernel", lambda: in_use() is not PURE)
+    for name, lane in (("reading", heavy.reading), ("replay", heavy.replays)):
+        metrics.watch(f"{name}_threads", f"Threads for {name}", partial(getattr, lane, "threads"))
+        for what, about in LANE_COUNTS.items():
+            metrics.watch(f"{name}_{what}", about, partial(getattr, lane.counts, what))
 
 
 def _kek_file(settings: Settings) -> Path:

@@ -5,7 +5,7 @@ never silence; nothing to check is a failure. Left to the caller: redeeming the 
 fetching images by the digests that ``digests_of`` and ``read_runtime`` name, and writing the record before anything is released.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,7 +50,8 @@ class Case:
 
     ``attestation_result`` is the verifier's compact JWS. ``device_tree`` is what ``read_tree`` gave, ``rule_packs`` are by name.
     ``runtime`` is what ``read_runtime`` gave, ``measured`` the images with one of the digests that it named.
-    ``bound_workloads`` counts those that may have the secret, retired ones included; ``memo`` may remember RIMs of earlier cases.
+    ``bound_workloads`` counts those that may have the secret, retired ones included; ``memo`` may remember RIMs of earlier cases;
+    ``pause`` is called now and then by long replays, and may end them.
     """
 
     token: CcaToken
@@ -71,6 +72,7 @@ class Case:
     rule_packs: Packs = field(default_factory=dict)
     allow_test_keys: bool = False
     memo: RimMemo | None = None
+    pause: Callable[[], None] | None = None
     bound_workloads: int = 0
 
 
@@ -160,7 +162,7 @@ def appraise(case: Case) -> Verdict:
         limits=case.limits,
     )
     common += opinion.findings
-    work = ReplayWork(_budget(case.limits, vouched_for=not errors_of(common)), case.memo)
+    work = ReplayWork(_budget(case.limits, vouched_for=not errors_of(common)), case.memo, pause=case.pause)
     common += case.log_findings
     resolved, image_findings = _resolve(case.plan, case.token.realm.claims.hash_algorithm, case.images)
     common += image_findings

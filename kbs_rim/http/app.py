@@ -1,6 +1,7 @@
 """The two aiohttp applications: one for guests, one for everybody who must not be a guest."""
 
 import logging
+from concurrent.futures import Executor
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -42,8 +43,12 @@ def internal_app(
     readiness: Readiness,
     limits: Limits,
     metrics: Metrics,
+    reading: Executor | None = None,
 ) -> web.Application:
-    """Return the application for administrators, auditors and the machinery that watches the service."""
+    """Return the application for administrators, auditors and the machinery that watches the service.
+
+    ``reading`` takes large bodies apart and puts large answers together, beside the event loop.
+    """
     app = web.Application(middlewares=[observe, authenticate], client_max_size=limits.admin_body_bytes)
     app[METRICS] = metrics
     app[PRINCIPALS] = principals
@@ -51,6 +56,7 @@ def internal_app(
     app[admin.REGISTRY] = registry
     app[admin.VAULT] = vault
     app[admin.LIMITS] = limits
+    app[admin.READING] = reading
     app[audit.AUDITOR] = auditor
     app[audit.EXPLAINER] = explainer
     app.add_routes(internal.routes)

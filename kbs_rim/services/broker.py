@@ -96,16 +96,21 @@ class Broker:
         clock: Clock,
         entropy: Callable[[int], bytes],
         executor: Executor | None = None,
+        reading: Executor | None = None,
+        pause: Callable[[], None] | None = None,
         observe: Callable[[str, float], None] = lambda stage, seconds: None,
     ) -> None:
-        """``executor`` runs the heavy part of appraisals off the event loop; ``observe`` gets (stage, seconds)."""
+        """``reading`` runs the parsers off the event loop, ``executor`` the rest of appraisals; each must have ``max_concurrent`` places.
+
+        Long replays call ``pause``, which may end them. ``observe`` gets (stage, seconds).
+        """
         self._stores = stores
         self._vault = vault
         self._verifier = verifier
         self._policy = policy
         self._clock = clock
         self._entropy = entropy
-        self._executor = executor
+        self._executor, self._reading, self._pause = executor, reading or executor, pause
         self._observe = observe
         self._free = policy.max_concurrent
         self.trust = TrustLookup(stores.trust, stores.images, policy.limits)
@@ -194,7 +199,7 @@ class Broker:
         try:
             with Stage(attempt, "read", self._observe):
                 # Base64 of two megabytes takes as long as a hundred small requests.
-                attempt.evidence = await self._off_loop(lambda: parse_evidence(media_type, body, self._policy.limits))
+                attempt.evidence = await self._read_off_loop(lambda: parse_evidence(media_type, body, self._policy.limits))
                 attempt.payloads = {"token": attempt.evidence.token}
                 attempt.payloads.update({f"log.{label.value}": data for label, data in attempt.evidence.logs})
                 if attempt.evidence.device_tree is not None:
@@ -209,7 +214,7 @@ class Broker:
         question = asyncio.ensure_future(self._ask(attempt, token))
         try:
             with Stage(attempt, "log", self._observe):
-                attempt.plan, attempt.log_findings = await self._off_loop(lambda: read_log(evidence, self._policy.limits))
+                attempt.plan, attempt.log_findings = await self._read_off_loop(lambda: read_log(evidence, self._policy.limits))
             attempt.answer = await question
         except VerifierUnavailable as error:
             finding = Finding("platform.not-judged", "the external verifier gave no usable answer")
@@ -248,9 +253,9 @@ class Broker:
         evidence, token, limits = present(attempt.evidence), present(attempt.token), self._policy.limits
         with Stage(attempt, "registry", self._observe):
             trust = await self.trust.read(attempt.challenge.secret, attempt.plan)
-            tree = await self._off_loop(lambda: read_tree(evidence, attempt.plan, trust.candidates, limits))
+            tree = await self._read_off_loop(lambda: read_tree(evidence, attempt.plan, trust.candidates, limits))
             images = await self.trust.images_for(trust, token, attempt.plan, tree)
-            runtime, digests = await self._off_loop(lambda: read_runtime(evidence, trust.candidates, token, limits))
+            runtime, digests = await self._read_off_loop(lambda: read_runtime(evidence, trust.candidates, token, limits))
             measured = await self.trust.measured_for(digests)
         answer = present(attempt.answer)
         case = Case(
@@ -272,6 +277,7 @@ class Broker:
             limits=limits,
             allow_test_keys=self._policy.allow_test_keys,
             memo=trust.memo,
+            pause=self._pause,
             bound_workloads=trust.bound_workloads,
         )
         with Stage(attempt, "appraise", self._observe):
@@ -371,6 +377,9 @@ class Broker:
 
     def _ticket(self) -> str:
         return self._entropy(TICKET_SIZE).hex()
+
+    async def _read_off_loop(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._reading, work)
 
     async def _off_loop(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -1,7 +1,9 @@
 """Trusted images and workloads: what administrators register, deprecate, revoke and retire."""
 
+import asyncio
 import re
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 from kbs_rim.appraisal.workload import Role, Workload
@@ -44,8 +46,13 @@ class Registry:
         clock: Clock,
         limits: Limits,
         rule_packs: Collection[str] = (),
+        reading: Executor | None = None,
     ) -> None:
-        """``secrets`` and ``records`` are only asked what a revocation touches; ``rule_packs`` are the names of those that there are."""
+        """``secrets`` and ``records`` are only asked what a revocation touches; ``rule_packs`` are the names of those that there are.
+
+        ``reading`` runs what would hold the event loop up: granule digests of large images are tens of megabytes of base64.
+        """
+        self._reading = reading
         self._rule_packs = frozenset(rule_packs)
         self._images, self._workloads, self._secrets, self._records = images, workloads, secrets, records
         self._clock, self._limits = clock, limits
@@ -68,7 +75,7 @@ class Registry:
             raise InvalidDocument("document.image", f"images must list 1 to {_MAX_SET} images")
         additions = []
         for entry in entries:
-            record = self._image(entry, actor)
+            record = await asyncio.get_running_loop().run_in_executor(self._reading, self._image, entry, actor)
             detail = {"name": record.name, "roles": [role.value for role in record.roles], "provenance": dict(record.provenance)}
             additions.append((record, self._change(actor, "image.register", record.id, detail)))
         registrations = await self._images.add_images(additions)
