@@ -53,18 +53,23 @@ def qemu(qemu_version: str, output: Path, as_json: bool, arguments: tuple[str, .
     """Write the tree that QEMU's virt machine makes for ARGUMENTS when no -dtb is given; put -- in front of them.
 
     It has 1 MiB, as QEMU loads it, old bytes in the padding included. What changes the tree in a way that is not known is refused by
-    its name. Exit 1 for arguments that cannot be.
+    its name, exit 64. Exit 1 for a VM that cannot be, 2 for a file that cannot be read.
     """
+    from kbs_rim.errors import InvalidDocument
     from kbs_rim.measurement.vmm.stock_qemu import stock_qemu_tree
     from kbs_rim.measurement.vmm.stock_qemu_arguments import read_stock_arguments
     from kbs_rim.measurement.vmm.stock_qemu_definition import stock_machine
     from kbs_rim.measurement.vmm.stock_qemu_profile import qemu_version as version_of
 
-    version = version_of(qemu_version)
-    read = read_stock_arguments(arguments)
-    files = _boot_files(read, options["kernel"], options["initrd"])
-    machine = stock_machine(read, version, files, _host(options), _seeds(options["kaslr_seed"], options["rng_seed"]))
-    tree = stock_qemu_tree(machine)
+    version, seeds = version_of(qemu_version), _seeds(options["kaslr_seed"], options["rng_seed"])
+    try:
+        read = read_stock_arguments(arguments)
+        files = _boot_files(read, options["kernel"], options["initrd"])
+        tree = stock_qemu_tree(stock_machine(read, version, files, _host(options), seeds))
+    except InvalidDocument as error:
+        if error.finding_id == "document.vm-arguments":
+            raise click.UsageError(str(error)) from None
+        raise
     with click.open_file(str(output), "wb") as stream:
         stream.write(tree)
     _report(output, tree, read, version.name, as_json=as_json)

@@ -11,8 +11,15 @@ from kbs_rim.appraisal.tree_rules import TreeOptions, judge_tree
 from kbs_rim.appraisal.tree_surroundings import Surroundings
 from kbs_rim.errors import InvalidDocument, MalformedEvidence
 from kbs_rim.measurement.device_tree import DeviceTree, facts_of, parse_device_tree
+from kbs_rim.measurement.device_tree_diff import diff_trees
+from kbs_rim.measurement.device_tree_layout import read_tree_file
 from kbs_rim.measurement.device_tree_text import tree_source
 from kbs_rim.measurement.device_tree_writer import write_device_tree
+from kbs_rim.measurement.image import Arm64Header
+from kbs_rim.measurement.vmm.stock_qemu import stock_qemu_tree
+from kbs_rim.measurement.vmm.stock_qemu_arguments import read_stock_arguments
+from kbs_rim.measurement.vmm.stock_qemu_definition import BootFiles, HostFacts, stock_machine
+from kbs_rim.measurement.vmm.stock_qemu_profile import qemu_version
 from kbs_rim.rule_packs import load_rule_packs, shipped_directory
 from tests.fuzz.examination import Judged, Target, require, require_presentable
 from tests.fuzz.vectors import device_trees
@@ -107,7 +114,64 @@ def pack_seeds() -> Iterable[bytes]:
     yield small + b'[nodes.must]\n"#size-cells" = { cells = [2] }\n[[nodes]]\npath = "/memory@<hex>"\nleast = 1\n'
 
 
+_OTHER = read_tree_file(device_trees()[-1])
+
+
+def check_tree_diff(data: bytes) -> object:
+    """Against a tree of QEMU: the same both ways, plain text, and nothing differs exactly if no byte does."""
+    file = read_tree_file(data)
+    require(diff_trees(file, file) == (), "a tree does not differ from itself")
+    there, back = diff_trees(_OTHER, file), diff_trees(file, _OTHER)
+    require(bool(there) == (data != _OTHER.data), "what differs is reported")
+    require(sorted((one.path, one.name) for one in there) == sorted((one.path, one.name) for one in back), "both ways show the same")
+    for one in there:
+        for text in (one.path, one.name, one.before, one.after):
+            require_presentable(text)
+    return Judged(f"{min(len(there), 200)} differences", [(one.change, one.subject, one.path, one.name, one.renumbered) for one in there])
+
+
+def check_stock_arguments(data: bytes) -> object:
+    """Arguments of QEMU, one a line: a machine whose tree our reader reads, or a refusal that can be shown."""
+    words = data.decode("utf-8", "replace").split("\n")
+    arguments = read_stock_arguments(words)
+    for text in (*arguments.ignored, *arguments.remarks):
+        require(len(text) < 400, "what is ignored is named in short")
+    machine = stock_machine(arguments, _QEMU, _BOOT_FILES, HostFacts(pmu=True), None)
+    if machine.topology.cpus > 16:
+        return Judged("a large machine", machine)
+    tree = parse_device_tree(stock_qemu_tree(machine))
+    require(facts_of(tree).cpus == machine.topology.cpus, "the tree has the CPUs that were asked for")
+    return Judged("a tree", tree)
+
+
+_QEMU = qemu_version("10.0")
+_BOOT_FILES = BootFiles(kernel=Arm64Header(0, 1 << 24, 0), initrd_size=5000)
+
+
+def stock_arguments_seeds() -> Iterable[bytes]:
+    """The command lines of the dumps, and what else changes a tree."""
+    base = ["-M", "virt,gic-version=3,dtb-randomness=off", "-cpu", "max", "-m", "512M"]
+    more = (
+        [], ["-smp", "8,sockets=2,clusters=1,cores=2,threads=2"], ["-m", "size=1G,slots=2,maxmem=8G"], ["-smp", "2,maxcpus=4"],
+        ["-kernel", "K", "-initrd", "I", "-append", "quiet"], ["-bios", "F"], ["-drive", "if=pflash,unit=0,file=F"],
+        ["-M", "virt-8.2,secure=on,iommu=smmuv3,highmem-ecam=off"], ["-M", "virt,gic-version=4,virtualization=on"],
+        ["-object", "memory-backend-ram,id=a,size=512M", "-numa", "node,memdev=a,cpus=0"], ["-device", '{"driver":"virtio-rng-pci"}'],
+        ["-object", "rme-guest,id=r,measurement-log=on"], ["-accel", "kvm", "-cpu", "host"], ["-serial", "null", "-serial", "null"],
+    )  # fmt: skip
+    for words in more:
+        yield "\n".join([*base, *words]).encode()
+
+
 TARGETS = (
+    Target(name="device_tree_diff", check=check_tree_diff, seeds=tree_seeds, max_bytes=16 * 1024, cpu_ms=100),
+    Target(
+        name="stock_qemu_arguments",
+        check=check_stock_arguments,
+        seeds=stock_arguments_seeds,
+        refusals=(InvalidDocument,),
+        words=(b"\n-M\n", b"\n-smp\n", b"\n-m\n", b"\n-numa\nnode,", b",sockets=", b"=off", b"=on", b"512M", b"=0x"),
+        cpu_ms=200,
+    ),
     Target(name="device_tree", check=check_device_tree, seeds=tree_seeds, max_bytes=16 * 1024, cpu_ms=100),
     Target(name="bootargs", check=check_bootargs, seeds=bootargs_seeds, words=(b" ", b'"', b"=", b"--", b"rd.break", b"console=ttyAMA0")),
     Target(
