@@ -93,7 +93,6 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         heavy = heavy_work(settings)
         stack.callback(heavy.stop)
         guest, internal = _applications(settings, store, verifier, heavy)
-        _let_the_loop_breathe()
         stopping = asyncio.Event()
         stack.push_async_callback(_stop, asyncio.create_task(_purge(store, stopping)), stopping)
         internal_address = await _listen(stack, internal, settings.http.internal, settings.service.shutdown_timeout_s)
@@ -124,8 +123,8 @@ def heavy_work(settings: Settings) -> HeavyWork:
     return HeavyWork(settings.appraisal.workers or len(os.sched_getaffinity(0)))
 
 
-def _let_the_loop_breathe() -> None:
-    """Make threads give the interpreter up sooner, and spare the garbage collector what stays for ever.
+def prepare_process() -> None:
+    """Make threads give the interpreter up sooner, and spare the garbage collector what stays for ever. For processes that only serve.
 
     A thread that wants the interpreter waits this long before it asks the one that has it; the event loop is such a thread. A full
     collection walks over every object; those of the modules, most of what there is, need not be looked at again.

@@ -24,13 +24,14 @@ def command(config: Path | None) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    from kbs_rim.wiring import running
+    from kbs_rim.wiring import prepare_process, running
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(settings) as service:
+        prepare_process()
         click.echo(f"guests: {_url(service.guest_address)}  administration: {_url(service.internal_address)}", err=True)
         _notify("READY=1")
         await stop.wait()
