@@ -1,7 +1,7 @@
 """Measured boots of real firmware as realms: their logs, the images behind the digests, and the workloads that their oracles ask for.
 
-The boots in ``vectors/images/measured-boot`` had a TPM. Here their PCRs are mapped to REMs as UEFI says, with what belongs to PCR 0 in REM0 as EDK2
-does for Arm CCA. Images are made from the digests that the oracle has, because the files themselves are not kept.
+The boots in ``vectors/images/measured-boot`` had a TPM. Here their PCRs are mapped to REMs as UEFI says, with what belongs to PCR 0 in REM0
+as EDK2 does for Arm CCA. Images are made from the digests that the oracle has, because the files themselves are not kept.
 """
 
 import hashlib
