@@ -136,7 +136,9 @@ def _cpu_model(arguments: StockArguments, version: QemuVersion) -> CpuModel:
 def _pmu(arguments: StockArguments, host: HostFacts) -> bool:
     pmu = host.pmu if arguments.pmu is None and arguments.kvm else arguments.pmu
     if pmu is None and arguments.kvm:
-        raise refuse_argument("-cpu", "with KVM the host decides whether there is a PMU: write pmu=on or pmu=off, or say what the host has")
+        raise refuse_argument(
+            "-cpu", "with KVM the host decides whether there is a PMU: write pmu=on or pmu=off, or give --host-pmu or --no-host-pmu"
+        )
     return pmu is not False
 
 
@@ -230,7 +232,7 @@ def _phandle(machine: Mapping[str, str]) -> int:
 def _seeds(switches: _Switches, seeds: Seeds | None) -> Seeds | None:
     random = switches.switch("dtb-randomness", switches.switch("dtb-kaslr-seed", True))
     if random and seeds is None:
-        raise refuse_argument("-machine dtb-randomness", "must be off, or the random seeds of the very boot must be given")
+        raise refuse_argument("-machine dtb-randomness", "must be off, or the seeds of that very boot be given (--kaslr-seed, --rng-seed)")
     if seeds is not None and not random:
         raise refuse_argument("-machine dtb-randomness", "is off: there are no seeds")
     return seeds

@@ -116,7 +116,7 @@ class StockQemu:
         self._check_memory()
         self._check_interrupts()
         if self.caches is None and self.cpu.caches is None and self.version.cpu_caches:
-            raise refuse(f"-cpu {self.cpu.name}: QEMU {self.version.name} describes the host's caches in the tree, which have to be given")
+            raise refuse(f"-cpu {self.cpu.name}: QEMU {self.version.name} describes the host's caches in the tree; give --host-caches")
         if self.secure and self.seeds is not None:
             raise refuse("-machine secure=on: give dtb-randomness=off, the secure world has seeds of its own")
         if self.bootargs is not None and ("\0" in self.bootargs or len(self.bootargs.encode("utf-8")) > _BOOTARGS_MAX):
@@ -169,7 +169,7 @@ class StockQemu:
             bits = _EVERY_HOST_BITS
             wanted = high_regions(self.high_memory, self.ram_size, self.largest_ram, self.ram_slots, _ANY_HOST_BITS)
             if wanted != high_regions(self.high_memory, self.ram_size, self.largest_ram, self.ram_slots, bits):
-                raise refuse(f"-cpu {self.cpu.name}: the layout depends on the host's address bits, which have to be given")
+                raise refuse(f"-cpu {self.cpu.name}: the layout depends on the host's address bits; give --host-address-bits")
         return high_regions(self.high_memory, self.ram_size, self.largest_ram, self.ram_slots, bits)
 
     @property
