@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 )
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import BasicConstraints, Certificate, KeyUsage, load_der_x509_certificate
+from cryptography.x509 import BasicConstraints, Certificate, InvalidVersion, KeyUsage, load_der_x509_certificate
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
 from kbs_rim.appraisal.comid_shape import TAG_EPOCH, TAG_URI, as_map, malformed
@@ -119,9 +119,12 @@ def _chain(value: CborValue) -> tuple[Certificate, ...]:
     if not isinstance(encoded, tuple) or not 1 <= len(encoded) <= _MAX_CHAIN or not all(isinstance(item, bytes) for item in encoded):
         _refuse(f"x5chain in the CoRIM's protected header is not 1 to {_MAX_CHAIN} certificates")
     try:
-        return tuple(load_der_x509_certificate(item) for item in encoded if isinstance(item, bytes))
-    except ValueError:
+        chain = tuple(load_der_x509_certificate(item) for item in encoded if isinstance(item, bytes))
+        for certificate in chain:
+            certificate.subject.rfc4514_string()  # parsed when it is asked for, and asked for by everybody who shows it
+    except (ValueError, InvalidVersion, UnsupportedAlgorithm):
         _refuse("a certificate in the CoRIM is malformed")
+    return chain
 
 
 def _refuse(message: str) -> NoReturn:

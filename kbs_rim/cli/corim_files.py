@@ -130,7 +130,7 @@ def _public_key(path: Path) -> "EllipticCurvePublicKey":
         if content.lstrip()[:1] == b"{":
             jwk = json.loads(content)
             key: Any = read_public_jwk(jwk, finding_id="endorsement.signature", what=str(path))[0]
-        elif b"BEGIN CERTIFICATE" in content:
+        elif b"BEGIN CERTIFICATE" in content or content[:1] == b"\x30":
             key = certificates((path,))[0].public_key()
         else:
             key = load_pem_public_key(content)

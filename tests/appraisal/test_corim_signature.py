@@ -213,6 +213,15 @@ def test_bad_headers(changes, finding_id, text):
     assert text in str(error.value)
 
 
+def test_a_certificate_of_a_version_that_does_not_exist():
+    """Found by the fuzzer: cryptography says so with an exception of its own."""
+    leaf = certificate("leaf", KEYS["P-256"]).public_bytes(Encoding.DER)
+    version = bytes.fromhex("a003020102")
+    assert leaf.count(version) == 1
+    with pytest.raises(InvalidDocument, match="malformed"):
+        read_corim(with_header(_33=leaf.replace(version, bytes.fromhex("a003020105"))))
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

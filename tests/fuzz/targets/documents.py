@@ -11,15 +11,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509 import load_pem_x509_certificate
 
 from kbs_rim.appraisal.attestation_result import judge_attestation_result
+from kbs_rim.appraisal.corim import read_corim
+from kbs_rim.appraisal.corim_document import Comid, Corim, Profile
+from kbs_rim.appraisal.corim_writer import encode_corim
 from kbs_rim.appraisal.ear_policy import EarPolicy
 from kbs_rim.appraisal.ear_signature import EarKey
 from kbs_rim.appraisal.endorsement_files import parse_endorsements
 from kbs_rim.appraisal.endorsements import Endorsements
-from kbs_rim.appraisal.workload import parse_workload, workload_document
+from kbs_rim.appraisal.image_reference import ImageReference
+from kbs_rim.appraisal.workload import Role, parse_workload, workload_document
 from kbs_rim.config import load_settings
 from kbs_rim.errors import ConfigurationError, InvalidDocument, MalformedEvidence
 from kbs_rim.evidence import base64url, strict_json
 from kbs_rim.evidence.cca_token import parse_cca_token
+from kbs_rim.measurement.image import measure_image
 from tests.ear_forge import NOW, PLATFORM, REALM, annotated_platform, annotated_realm, ear
 from tests.fuzz.examination import Judged, Target, require, require_presentable
 from tests.fuzz.targets.codecs import JSON_WORDS
@@ -102,6 +107,30 @@ def check_endorsements(data: bytes) -> object:
     return anchors, found.platforms, found.realms, found.not_before, found.not_after
 
 
+def check_corim_written_again(data: bytes) -> object:
+    """What is read of a CoRIM, image profile included, is written as bytes that are read as the same, and written as the same."""
+    found = read_corim(data)
+    for shown in (found.corim.id, *(comid.tag_id for comid in found.corim.comids)):
+        require_presentable(str(shown))
+    try:
+        written = encode_corim(found.corim)
+    except InvalidDocument as error:
+        require(error.finding_id == "endorsement.unwritable", "a CoRIM that was read is written, or cannot be for a reason")
+        return Judged("unwritable", (str(error),))
+    again = read_corim(written)
+    require(again.corim == found.corim and encode_corim(again.corim) == written, "an encoder undoes its decoder")
+    return Judged(found.corim.profile.name, (written,))
+
+
+def written_corim_seeds() -> Iterable[bytes]:
+    """The public ones, and images of ours."""
+    yield from corim_seeds()
+    for data in (bytes(range(256)) * 20, *files("vmm/images/linux.bin.gz", "vmm/dtb-public/X016*.dtb")):
+        image = ImageReference(measure_image(data), "an image", (Role.KERNEL,), {"package": "linux"})
+        for shown in (image, image.summarised()):
+            yield encode_corim(Corim(id="i", profile=Profile.IMAGE, comids=(Comid(tag_id="i", images=(shown,)),)))
+
+
 def corim_seeds() -> Iterable[bytes]:
     """CoRIMs in CBOR, good and bad, signed and not."""
     yield from files("corim/*/*.cbor", "corim/*/*.cose", "tokens/endorsements/*.corim")
@@ -179,6 +208,7 @@ TARGETS = (
         max_bytes=8192,
     ),
     Target(name="corim", check=check_endorsements, seeds=corim_seeds, refusals=(InvalidDocument,)),
+    Target(name="corim_written", check=check_corim_written_again, seeds=written_corim_seeds, refusals=(InvalidDocument,)),
     Target(
         name="endorsement_json",
         check=check_endorsements,
