@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
 from kbs_rim.errors import MalformedEvidence
+from kbs_rim.evidence.long_strings import ShortenedJson, shorten
 from kbs_rim.limits import DEFAULT_LIMITS
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
@@ -43,20 +44,23 @@ def decode(
         raise MalformedEvidence(
             "envelope.too-large", f"{what} is too large", expected=f"at most {max_bytes} bytes", seen=f"{len(data)} bytes"
         )
-    _check_bounds(data, what, max_depth, max_items)
+    short = shorten(data, max_items)
+    data = short.data
+    _check_bounds(short, what, max_depth, max_items)
     try:
         text = data.decode("utf-8")
         value: JsonValue = json.loads(
             text,
-            object_pairs_hook=_object_reader(what),
+            object_pairs_hook=_object_reader(what, short),
             parse_int=_integer_reader(what),
             parse_float=_float_reader(what, allow_floats),
             parse_constant=_constant_refuser(what),
         )
         if _SURROGATE.search(data):
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails if half a pair stands alone
+        value = short.restore(value)
     except json.JSONDecodeError as error:
-        offset = len(text[: error.pos].encode("utf-8"))
+        offset = short.offset_in_original(len(text[: error.pos].encode("utf-8")))
         raise MalformedEvidence("envelope.malformed", f"{what} is not JSON", offset=offset) from None
     except UnicodeError:
         raise MalformedEvidence("envelope.malformed", f"{what} has text that is not Unicode") from None
@@ -79,9 +83,9 @@ def decode_object(
     return value
 
 
-def _check_bounds(data: bytes, what: str, max_depth: int, max_items: int) -> None:
+def _check_bounds(short: ShortenedJson, what: str, max_depth: int, max_items: int) -> None:
     """Count nesting and tokens in one pass without recursion; whether it is JSON at all is decided later."""
-    depth = 0
+    depth, data = 0, short.data
     for number, token in enumerate(_TOKEN.finditer(data), 1):
         if number > max_items:
             raise MalformedEvidence("envelope.malformed", f"{what} has too many items", expected=f"at most {max_items} items")
@@ -89,16 +93,16 @@ def _check_bounds(data: bytes, what: str, max_depth: int, max_items: int) -> Non
         if first in b"[{":
             depth += 1
             if depth > max_depth:
-                raise MalformedEvidence(
-                    "envelope.malformed", f"{what} is nested too deeply", offset=token.start(), expected=f"at most {max_depth} levels"
-                )
+                offset = short.offset_in_original(token.start())
+                expected = f"at most {max_depth} levels"
+                raise MalformedEvidence("envelope.malformed", f"{what} is nested too deeply", offset=offset, expected=expected)
         elif first in b"]}":
             depth -= 1
 
 
-def _object_reader(what: str) -> Callable[[list[tuple[str, JsonValue]]], dict[str, JsonValue]]:
+def _object_reader(what: str, short: ShortenedJson) -> Callable[[list[tuple[str, JsonValue]]], dict[str, JsonValue]]:
     def read(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-        members = dict(pairs)
+        members = {short.restore(key): short.restore(value) for key, value in pairs} if short.strings else dict(pairs)
         if len(members) != len(pairs):
             raise MalformedEvidence("envelope.malformed", f"{what} has an object with the same key twice")
         return members

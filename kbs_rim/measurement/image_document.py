@@ -14,6 +14,8 @@ from kbs_rim.errors import InvalidDocument
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.measurement.device_tree import DeviceTreeFacts, Range
 
+_PIECE = 64 * 1024
+"""Characters of base64 that are read at once, a multiple of 4: the library keeps the interpreter's lock, and others wait for it."""
 _HEX_NUMBER = re.compile(r"0x(0|[1-9a-f][0-9a-f]{0,15})")
 _HEX = re.compile(r"([0-9a-f]{2})*")
 _RANGES_MAX = 1024
@@ -89,18 +91,28 @@ def digests_from_document(value: Any, where: str) -> dict[HashAlgorithm, bytes]:
 
 def base64_to_document(value: bytes) -> str:
     """Write bytes in standard base64 with padding."""
-    return base64.b64encode(value).decode("ascii")
+    step = _PIECE // 4 * 3
+    return "".join([base64.b64encode(value[at : at + step]).decode("ascii") for at in range(0, len(value), step)])
 
 
 def base64_from_document(value: Any, where: str, size: int) -> bytes:
     """Read exactly ``size`` bytes of canonical base64; nothing is decoded if the length is wrong."""
     if not isinstance(value, str) or len(value) != -(-size // 3) * 4:
         raise invalid(where, f"must be {size} bytes in base64")
+    if 0 <= value.find("=") < len(value) - 2:
+        raise invalid(where, "is not base64")
     try:
-        found = base64.b64decode(value, validate=True)
+        found = b"".join([_decoded(value[at : at + _PIECE], where) for at in range(0, len(value), _PIECE)])
     except (binascii.Error, ValueError):
         raise invalid(where, "is not base64") from None
-    if len(found) != size or base64_to_document(found) != value:
+    if len(found) != size:
+        raise invalid(where, "is not canonical base64 of the right length")
+    return found
+
+
+def _decoded(text: str, where: str) -> bytes:
+    found = base64.b64decode(text, validate=True)
+    if base64.b64encode(found).decode("ascii") != text:
         raise invalid(where, "is not canonical base64 of the right length")
     return found
 

@@ -163,7 +163,8 @@ async def test_a_registration_is_read_beside_the_event_loop(site: Site, monkeypa
     real = ImageMeasurements.from_document
 
     def watched(*args, **kwargs):
-        names.append(threading.current_thread().name)
+        if not kwargs.get("partial"):  # what a store reads back has no granule digests
+            names.append(threading.current_thread().name)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(registry_module.ImageMeasurements, "from_document", watched)
