@@ -28,6 +28,7 @@ from kbs_rim.measurement.firmware_volume import FirmwareVolume
 from kbs_rim.measurement.image import ImageKind, ImageMeasurements
 from kbs_rim.measurement.pe_facts import PeFacts
 from kbs_rim.measurement.uki import UkiFacts, UkiForm, UkiSection
+from kbs_rim.realm.rim_model import RmmGeneration
 from kbs_rim.realm.simulator import SimulatedRealm
 
 BOOTS = Path(__file__).parent / "vectors" / "images" / "measured-boot"
@@ -205,13 +206,15 @@ class RuntimeStage:
     mapping: str = MAPPING
     extra: tuple[tuple[int, bytes], ...] = ()
     stage: Stage = field(default_factory=Stage)
+    algorithm: HashAlgorithm = HashAlgorithm.SHA256
 
     def judge(self) -> Verdict:
         truth = [(label, read(label, data)) for label, data in self.truth]
         self.stage.changes = {**self.stage.changes, "realm": {"rems": self.rems}, "runtime": self.table}
         self.stage.measured = self.images
-        extends = tuple(item for _, log in truth for item in extends_of(log, mapping=self.mapping)) + self.extra
-        realm = SimulatedRealm(self.stage.simulation(extends=extends))
+        extends = tuple(item for _, log in truth for item in extends_of(log, self.algorithm, self.mapping)) + self.extra
+        generation = RmmGeneration.V2 if self.algorithm is HashAlgorithm.SHA384 else RmmGeneration.V1
+        realm = SimulatedRealm(self.stage.simulation(extends=extends, generation=generation))
         return self.stage.judge(with_logs(realm.evidence(self.stage.challenge), self.truth if self.sent is None else self.sent))
 
 
