@@ -48,6 +48,9 @@ _OPTIONS = (
     click.option("--dtb", type=_TREE, help="Measure this device tree as it is (- reads stdin)."),
     click.option("--dtb-template", type=_TREE, help="Patch this device tree, dumped from a VMM, instead of making one."),
     click.option("--output-dtb", type=_FILE, help="Write the device tree that is measured."),
+    click.option("--corim", type=_FILE, help="Write RIM, REMs and RPV as a CoRIM for Veraison, unsigned (see kbs-rim corim sign)."),
+    click.option("--legacy-comid", "--endorsements-output", type=_FILE, help="Write the CoMID in JSON that cca-realm-measurements writes."),
+    click.option("--comid-template", "--endorsements-template", type=_FILE, help="What that CoMID takes its identity from."),
     click.option("--no-measurements", is_flag=True, help="Check the arguments and make the device tree, but hash nothing."),
     click.option("--print-b64", is_flag=True, help="Print base64 instead of hex."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
@@ -179,6 +182,10 @@ def _check(options: dict[str, Any]) -> None:
         raise click.UsageError("--dtb measures a tree as it is, --dtb-template changes it: give one of them")
     if options["no_measurements"] and (options["explain"] or options["explain_all"] or options["print_b64"]):
         raise click.UsageError("--no-measurements leaves nothing to print or explain")
+    if options["no_measurements"] and (options["corim"] or options["legacy_comid"]):
+        raise click.UsageError("--no-measurements leaves nothing to write into a CoRIM or CoMID")
+    if options["comid_template"] is not None and options["legacy_comid"] is None:
+        raise click.UsageError("--comid-template is for --legacy-comid")
 
 
 def _profile(vmm: "Vmm", name: str | None) -> "VmmProfile":
@@ -227,12 +234,13 @@ def _images(definition: "VmDefinition", options: dict[str, Any]) -> "tuple[dict[
 
 
 def _plan(subject: _Subject, options: dict[str, Any]) -> "MeasurementPlan":
+    from kbs_rim.evidence.printable import printable
     from kbs_rim.measurement.vmm.calculation import RealmExtras, plan_measurement
     from kbs_rim.measurement.vmm.request import request_of
 
     definition = subject.definition
     if definition.tree_changes and options["dtb"] is None:
-        raise click.UsageError(f"{definition.tree_changes[0]}, in a way that is not modelled: give the tree itself with --dtb")
+        raise click.UsageError(f"{printable(definition.tree_changes[0])}, in a way that is not modelled: give the tree itself with --dtb")
     try:
         request = request_of(definition, subject.host, {role: file.loaded for role, file in subject.files.items()})
     except InvalidDocument as error:
@@ -259,6 +267,7 @@ def _tree(profile: "VmmProfile", request: "VmRequest", options: dict[str, Any]) 
 
 def _print(subject: _Subject, plan: "MeasurementPlan", options: dict[str, Any]) -> None:
     from kbs_rim.cli import measure_view as view
+    from kbs_rim.cli.corim_measured import write_measured
     from kbs_rim.cli.measure_images import hash_images, progress_of
     from kbs_rim.measurement.vmm.calculation import calculate
 
@@ -270,6 +279,9 @@ def _print(subject: _Subject, plan: "MeasurementPlan", options: dict[str, Any]) 
         with progress_of(sum(file.loaded.size for file in subject.files.values())) as progress:
             granules, digests = hash_images(plan, subject.files, progress)
         calculation = calculate(plan, subject.rmm, granules, digests, each=options["explain_all"])
+    if calculation is not None and (options["corim"] or options["legacy_comid"]):
+        paths = {name: options[name] for name in ("corim", "legacy_comid", "comid_template")}
+        write_measured(calculation.rim, calculation.rem, subject.definition.rpv, label=subject.profile.name, **paths)
     explained = calculation is not None and (options["explain"] or options["explain_all"])
     if options["as_json"]:
         document = view.document_of(subject.definition, subject.profile, subject.host, plan, subject.rmm, calculation)

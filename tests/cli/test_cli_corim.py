@@ -1,6 +1,7 @@
 """``kbs-rim corim``: make, show, sign, verify, submit, publish, describe, export, import."""
 
 import asyncio
+import base64
 import json
 import time
 from pathlib import Path
@@ -399,3 +400,43 @@ def test_cbor2_reads_what_make_writes(capsys, unsigned):
     tagged = cbor2.loads(unsigned.read_bytes())
     assert tagged.tag == 501
     assert tagged.value[3].value == "tag:arm.com,2025:cca_realm#1.0.0"
+
+
+# --- measure ----------------------------------------------------------------------------------------------------------
+
+VM = ["-k", IMAGES / "linux.bin", "-i", IMAGES / "initrd.bin", "--", "-c", "1", "-m", "512M", "--realm", "-k", "x", "-i", "y"]
+
+
+def measured(capsys, *options):
+    found = ["-c", "fvp", *options]
+    code, out, err = run(capsys, "measure", "kvmtool", *map(str, [*found, *VM]))
+    assert code == 0, err
+    return out
+
+
+def test_measure_writes_what_other_verifiers_read(capsys, tmp_path):
+    corim, legacy = tmp_path / "m.cbor", tmp_path / "m.json"
+    template = VECTORS / "tokens/endorsements/realm-measurements-comid-cca-realm.json"
+    options = ["--corim", corim, "--legacy-comid", legacy, "--comid-template", template]
+    document = json.loads(measured(capsys, "--json", *options))
+    (realm,) = parse_corim(corim.read_bytes(), at=1).realms
+    assert (realm.rim.hex(), [value.hex() for _, value in sorted(realm.rems.items())]) == (document["rim"], document["rem"])
+    registers = json.loads(legacy.read_text())["triples"]["reference-values"][0]["measurements"][0]["value"]["integrity-registers"]
+    algorithm, _, value = registers["rim"]["value"][0].partition(";")
+    assert algorithm == f"sha-{document['hash_algorithm'][3:]}"
+    assert base64.b64decode(value).hex() == document["rim"].ljust(128, "0")
+    (tmp_path / "measured.json").write_text(json.dumps(document))
+    good(capsys, "make", tmp_path / "measured.json", "-o", tmp_path / "again.cbor")
+    assert parse_corim((tmp_path / "again.cbor").read_bytes(), at=1).realms == (realm,)
+
+
+def test_measure_takes_the_reference_tools_names(capsys, tmp_path):
+    measured(capsys, "--endorsements-output", tmp_path / "m.json")
+    assert json.loads((tmp_path / "m.json").read_text())["tag-identity"] == {"id": "", "version": 0}
+
+
+@pytest.mark.parametrize("options", [["--no-measurements", "--corim", "x"], ["--comid-template", "x"]])
+def test_measure_says_what_does_not_fit_together(capsys, options):
+    code, out, err = run(capsys, "measure", "kvmtool", *map(str, [*options, *VM]))
+    assert (code, out) == (64, "")
+    assert "CoMID" in err or "--legacy-comid" in err
