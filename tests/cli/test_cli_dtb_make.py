@@ -76,7 +76,9 @@ def test_seeds_as_given(tmp_path):
     ("arguments", "code", "message"),
     [
         (("-device", "tpm-tis-device,tpmdev=t"), 64, "-device tpm-tis-device"),
-        (("-device", '{"driver":"virtio-iommu-pci"}'), 64, "-device virtio-iommu-pci"),
+        (("-device", '{"driver":"virtio-iommu-pci"}'), 64, "-device virtio-iommu-pci: write where it is"),
+        (("-device", "virtio-iommu-pci,addr=5", "-M", "virt,iommu=smmuv3"), 1, "-device virtio-iommu-pci"),
+        (("-device", "virtio-iommu-device"), 64, "-device virtio-iommu-device"),
         (("-dtb", "f"), 64, "-dtb: QEMU loads the tree in this file"),
         (("-M", "virt,nvdimm=on"), 64, "-M nvdimm"),
         (("-M", "virt,smp-cache.0.cache=l1d"), 64, "-M smp-cache"),

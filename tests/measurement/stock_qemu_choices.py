@@ -102,6 +102,18 @@ class Choices:
         chance, arguments = self._chance, []
         for _ in range(chance.choice((0, 0, 0, 1, 2, 2, 3))):
             arguments += ["-serial", chance.choice(("null", "null", "none"))]
-        if chance.random() < 0.1:
-            arguments += ["-device", chance.choice(("virtio-rng-pci", "pcie-root-port", "ramfb", "pxb-pcie,bus_nr=128"))]
+        if chance.random() < 0.2:
+            arguments += [
+                "-device",
+                chance.choice(
+                    (
+                        "virtio-rng-pci",
+                        "pcie-root-port",
+                        "ramfb",
+                        "virtio-iommu-pci,addr=10",
+                        "virtio-iommu-pci,bus=pcie.0,addr=3.2",
+                        "pxb-pcie,bus_nr=128",
+                    )
+                ),
+            ]
         return arguments

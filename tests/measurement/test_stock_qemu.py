@@ -101,6 +101,7 @@ OPTIONS = {
         "-object", "memory-backend-ram,id=a,size=256M", "-object", "memory-backend-ram,id=b,size=256M",
         "-numa", "node,memdev=a,cpus=0", "-numa", "node,memdev=b,cpus=1",
     ],
+    "virtio-iommu-pci": ["-device", "virtio-iommu-pci,addr=1"],
     "pxb-pcie": ["-device", "pxb-pcie,bus_nr=128"],
     "serial 2": ["-serial", "null", "-serial", "null"],
     "serial none": ["-serial", "none"],
@@ -118,7 +119,7 @@ OPTIONS = {
 }  # fmt: skip
 """Titles of the file and the options that they stand for; ``M`` adds to -M. What is missing is not modelled, or no tree came out."""
 NOT_MODELLED = {
-    "repeat", "ras=on", "dtb-randomness=off", "dtb-kaslr-seed=off", "default (no gic-version)", "virtio-mmio dev", "virtio-iommu-pci",
+    "repeat", "ras=on", "dtb-randomness=off", "dtb-kaslr-seed=off", "default (no gic-version)", "virtio-mmio dev",
     "nvdimm", "cxl=on", "dtb-hex", "memory-backend",
 }  # fmt: skip
 

@@ -34,6 +34,7 @@ def stock_qemu_tree(machine: StockQemu) -> bytes:
     devices.add_gpios(build)
     devices.add_virtio(build)
     devices.add_fw_cfg(build)
+    devices.add_virtio_iommu(build)
     devices.add_platform_bus(build)
     _memory(build)
     _boot(build)

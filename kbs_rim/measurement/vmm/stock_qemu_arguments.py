@@ -35,10 +35,13 @@ _CPU_FEATURES = qemu_options.CPU_IGNORED - {"aarch64", "lpa2"}
 _VECTOR_FEATURE = re.compile(r"(?:sve|sme)[0-9]{0,4}")
 _MACHINE_TYPE = re.compile(r"virt(?:-([0-9]{1,3})\.([0-9]{1,3}))?")
 _DEVICES_IN_TREE = re.compile(
-    r"arm-smmuv3(?:-accel)?|virtio-iommu(?:-pci)?(?:-(?:non-)?transitional)?|nvdimm|pc-dimm|tpm-tis-device|guest-loader|"
+    r"arm-smmuv3(?:-accel)?|virtio-iommu-(?:device|pci-.*)|nvdimm|pc-dimm|tpm-tis-device|guest-loader|"
     r"vfio-(?:platform|amd-xgbe|calxeda-xgmac)|[a-z0-9-]*(?:sysbus|cpu)[a-z0-9-]*"
 )
 _DEVICES_WITHOUT_EFFECT = re.compile(rf"{qemu_options.DEVICES_WITHOUT_EFFECT.pattern}|pxb-pcie|ramfb|loader|virtio-(?:mem|pmem)-pci")
+_VIRTIO_IOMMU, _ROOT_BUS = "virtio-iommu-pci", "pcie.0"
+_LAST_SLOT = 0x1F
+_PCI_ADDRESS = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,2})(?:\.([0-7]))?")
 _GLOBALS_IN_TREE = re.compile(r".*(?:cpu|machine|arm|virt-).*")
 _BACKENDS = re.compile(r"memory-backend-(?:ram|file|memfd)")
 _MEMORY_KEYS = ("size", "slots", "maxmem")
@@ -68,6 +71,8 @@ class StockArguments:
     firmware: bool
     acpi: bool
     second_serial: bool
+    virtio_iommu: int | None
+    """Slot (times 8) and function of the device on the root bus."""
     kvm: bool
     realm: bool
     measurement_log: bool
@@ -90,6 +95,7 @@ class _Collected:
     firmware: bool = False
     no_acpi: bool = False
     serials: list[str] = field(default_factory=list)
+    virtio_iommu: int | None = None
     accelerators: list[str] = field(default_factory=list)
     realm: bool = False
     measurement_log: bool = False
@@ -134,6 +140,7 @@ def read_stock_arguments(arguments: Sequence[str]) -> StockArguments:
         firmware=found.firmware or "firmware" in machine or "pflash0" in machine,
         acpi=not found.no_acpi and parse_switch("-machine acpi", machine.get("acpi", "auto")) is not False,
         second_serial=len(found.serials) > 1 and found.serials[1] != "none",
+        virtio_iommu=found.virtio_iommu,
         kvm=accelerators[0] == "kvm",
         realm=found.realm,
         measurement_log=found.measurement_log,
@@ -222,12 +229,24 @@ def _object(option: GivenOption, found: _Collected) -> None:
 
 
 def _device(option: GivenOption, found: _Collected) -> None:
-    name = properties_of(option.written, option.value, "driver")[0].value[:40]
+    driver, *items = properties_of(option.written, option.value, "driver")
+    name = driver.value[:40]
+    if name == _VIRTIO_IOMMU:
+        found.virtio_iommu = _pci_address(f"{option.written} {name}", dict(items))
+        return
     if _DEVICES_IN_TREE.fullmatch(name):
         raise refuse_argument(f"{option.written} {name}", "what it adds to the device tree is not known")
     found.ignored.append(f"{option.written} {name}")
     if not _DEVICES_WITHOUT_EFFECT.fullmatch(name):
         found.remarks.append(f"{option.written} {name}: not known here; taken for a device that is not in the device tree")
+
+
+def _pci_address(where: str, members: Mapping[str, str]) -> int:
+    """Return slot and function, which QEMU reads as hexadecimal; where it would choose a free slot, it has to be told."""
+    match = _PCI_ADDRESS.fullmatch(members.get("addr", ""))
+    if match is None or not 1 <= int(match[1], 16) <= _LAST_SLOT or members.get("bus", _ROOT_BUS) != _ROOT_BUS:
+        raise refuse_argument(where, f"write where it is, such as bus={_ROOT_BUS},addr=5: that is in the tree")
+    return int(match[1], 16) << 3 | int(match[2] or "0")
 
 
 def _global(option: GivenOption, found: _Collected) -> None:

@@ -103,6 +103,7 @@ def stock_machine(arguments: StockArguments, version: QemuVersion, files: BootFi
         virtualization=switches.switch("virtualization", False),
         secure=switches.switch("secure", False),
         smmu=iommu == "smmuv3",
+        virtio_iommu=arguments.virtio_iommu,
         bypass_iommu=switches.switch("default-bus-bypass-iommu", False),
         boot=boot,
         acpi=arguments.acpi,

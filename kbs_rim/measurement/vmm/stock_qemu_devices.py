@@ -14,6 +14,7 @@ _SMMU_FIRST_SPI, _PCI_FIRST_SPI, _VIRTIO_FIRST_SPI = 74, 3, 16
 _PCI_PINS = 4
 _PCI_BUS_CONFIG_SIZE = 0x100000
 _KEY_POWER = 116
+_PCIE = f"/pcie@{places.PCI_MEMORY.base:x}"
 _INTC = f"/intc@{places.DISTRIBUTOR.base:x}"
 
 
@@ -148,7 +149,6 @@ def add_rtc(build: Construction) -> None:
 
 def add_pcie(build: Construction) -> None:
     """The PCI host bridge, and the IOMMU in front of it."""
-    path = f"/pcie@{places.PCI_MEMORY.base:x}"
     config = build.machine.high.pci_config or places.PCI_CONFIG
     properties = [
         ("compatible", text("pci-host-ecam-generic")), ("device_type", text("pci")), ("#address-cells", cells(3)),
@@ -161,11 +161,11 @@ def add_pcie(build: Construction) -> None:
         ("reg", cells64(*config)), ("ranges", _pci_windows(build)), ("#interrupt-cells", cells(1)),
         ("interrupt-map", _pci_interrupts(build.gic)), ("interrupt-map-mask", cells(0x1800, 0, 0, 7)),
     ]  # fmt: skip
-    build.node(path, properties)
+    build.node(_PCIE, properties)
     if build.machine.smmu:
         iommu = _add_smmu(build)
         if not build.machine.bypass_iommu:
-            build.tree.set(path, "iommu-map", cells(0, iommu, 0, MSI_RID_COUNT))
+            build.tree.set(_PCIE, "iommu-map", cells(0, iommu, 0, MSI_RID_COUNT))
 
 
 def _pci_windows(build: Construction) -> bytes:
@@ -194,6 +194,22 @@ def _add_smmu(build: Construction) -> int:
     ]  # fmt: skip
     build.node(f"/smmuv3@{places.SMMU.base:x}", properties)
     return phandle
+
+
+def add_virtio_iommu(build: Construction) -> None:
+    """A virtio-iommu on the PCI bus, which translates for everything but itself."""
+    number = build.machine.virtio_iommu
+    if number is None:
+        return
+    phandle = build.phandle()
+    properties = [
+        ("compatible", text("virtio,pci-iommu", "pci1af4,1057")), ("reg", cells(number << 8, 0, 0, 0, 0)), ("#iommu-cells", cells(1)),
+        ("phandle", cells(phandle)),
+    ]  # fmt: skip
+    build.node(f"{_PCIE}/virtio_iommu@{number >> 3:x},{number & 7:x}", properties)
+    if not build.machine.bypass_iommu:
+        behind = number + 1
+        build.tree.set(_PCIE, "iommu-map", cells(0, phandle, 0, number, behind, phandle, behind, MSI_RID_COUNT - behind))
 
 
 def add_gpios(build: Construction) -> None:

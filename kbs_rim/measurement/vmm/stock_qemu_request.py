@@ -95,6 +95,8 @@ class StockQemu:
     virtualization: bool = False
     secure: bool = False
     smmu: bool = False
+    virtio_iommu: int | None = None
+    """Slot (times 8) and function of a virtio-iommu on the root bus."""
     bypass_iommu: bool = False
     boot: Boot = "none"
     acpi: bool = True
@@ -117,6 +119,8 @@ class StockQemu:
         self._check_interrupts()
         if self.caches is None and self.cpu.caches is None and self.version.cpu_caches:
             raise refuse(f"-cpu {self.cpu.name}: QEMU {self.version.name} describes the host's caches in the tree; give --host-caches")
+        if self.virtio_iommu is not None and (self.smmu or not 8 <= self.virtio_iommu <= 0xFF):
+            raise refuse("-device virtio-iommu-pci: on the root bus, from slot 1 on, and not beside an SMMU")
         if self.secure and self.seeds is not None:
             raise refuse("-machine secure=on: give dtb-randomness=off, the secure world has seeds of its own")
         if self.bootargs is not None and ("\0" in self.bootargs or len(self.bootargs.encode("utf-8")) > _BOOTARGS_MAX):
