@@ -117,11 +117,13 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def notes_of(definition: "VmDefinition", host: "EffectiveHost") -> Iterator[str]:
-    """Yield what the user should know: what was ignored, and what may not be as meant."""
+    """Yield what the user should know, safe for a terminal: what was ignored, and what may not be as meant."""
+    from kbs_rim.evidence.printable import printable
+
     if definition.ignored:
-        yield f"ignored, because they cannot change a measurement: {', '.join(dict.fromkeys(definition.ignored))}"
-    yield from definition.remarks
-    yield from host.remarks
+        names = ", ".join(printable(name) for name in dict.fromkeys(definition.ignored))
+        yield f"ignored, because they cannot change a measurement: {names}"
+    yield from (printable(remark) for remark in (*definition.remarks, *host.remarks))
 
 
 def _rec_text(rec: Any) -> str:
