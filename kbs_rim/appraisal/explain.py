@@ -88,6 +88,8 @@ def explain(
             hints = _image_hints(image, nearest)
         elif finding["id"] == "rim.mismatch":
             hints = _replay_hints(wide_replay)
+        elif finding["id"].startswith("rem."):
+            hints = _runtime_hints(finding)
         reasons.append(Reason(finding, entry.title, entry.remedy, hints, nearest))
     return tuple(reasons)
 
@@ -118,6 +120,21 @@ def _replay_hints(wide: ReplayResult | None) -> tuple[str, ...]:
         return (hint, "if such hosts are yours, allow it in the workload's rmm table")
     tried = f"none of the {len(wide.rims)} replays that we know gives the signed RIM"
     return (tried, "the host did something that is not in the log, or loaded other bytes than the log says")
+
+
+def _runtime_hints(finding: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an administrator who trusts an event would write, and what a register without its log means."""
+    where = finding.get("where", {})
+    digest, rem = where.get("digest"), where.get("rem")
+    if finding["id"] == "rem.event-unknown" and digest is not None:
+        rule = f'runtime.digests: rem = {rem}, digest = "{digest}", type = "{where.get("type", "")}"'
+        return (
+            "no active image that is registered has this digest in any of its parts",
+            f"if you trust it, register what it is of; or {rule}",
+        )
+    if finding["id"] in ("rem.replay", "rem.unexplained"):
+        return ("whatever these logs say of the register is not believed; compare them with those of a good boot by kbs-rim log diff",)
+    return ()
 
 
 def every_dialect() -> tuple[Dialect, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from kbs_rim.cli.admin_client import connect, connected, print_json, print_table
-from kbs_rim.cli.explain_view import verifier_problem
+from kbs_rim.cli.explain_view import measured_images, runtime_summary, verifier_problem
 
 
 @click.group(name="appraisal")
@@ -61,11 +61,15 @@ def show(ticket: str, url: str, token_file: Path | None, ca_file: Path | None, *
     }
     if problem := verifier_problem(facts):
         overview["verifier says"] = problem
+    if runtime := runtime_summary(facts):
+        overview["REMs by logs"] = runtime
     print_table("", ("", ""), overview.items())
     rows = (
         (item["step"], item["severity"], item["id"], item["message"], item.get("expected"), item.get("seen")) for item in record["findings"]
     )
     print_table("\nFindings", ("step", "severity", "id", "what", "expected", "seen"), rows)
+    if measured := measured_images(facts):
+        print_table("\nMeasured into REMs", ("register", "event", "role", "what", "image"), measured)
     print_table("\nInputs", ("kind", "SHA-256"), record["inputs"].items())
     print_table(
         "\nReleases",

@@ -60,12 +60,32 @@ def verifier_problem(facts: dict[str, Any]) -> str | None:
     return printable(str(problem)) if problem else None
 
 
+def runtime_summary(facts: dict[str, Any]) -> str | None:
+    """Return what the record says of the REMs that logs explain, in one line; None if logs explain none."""
+    runtime = facts.get("runtime")
+    if not runtime:
+        return None
+    logs = ", ".join(f"{count} in {name}" for name, count in runtime["logs"].items()) or "no logs"
+    classes = ", ".join(f"{count} {name}" for name, count in runtime["classes"].items()) or "none"
+    return f"events: {logs}; known as: {classes}"
+
+
+def measured_images(facts: dict[str, Any]) -> list[tuple[str, int, str, str, str]]:
+    """Return the registered images that were measured into REMs: register, event, role, what of it, id."""
+    found = (facts.get("runtime") or {}).get("images", ())
+    return [(f"REM{item['rem']}", item["event"], item["role"], printable(item["what"]), item["image"]) for item in found]
+
+
 def print_explanation(answer: dict[str, Any]) -> None:
     """Print an explanation as text."""
     record = answer["appraisal"]
     click.echo(f"{record['verdict']}: secret {record['secret'] or 'unknown'}, workload {record['workload'] or 'none'}, {record['at']}")
     if problem := verifier_problem(record["facts"]):
         click.echo(f"The verifier says: {problem}")
+    if runtime := runtime_summary(record["facts"]):
+        click.echo(f"REMs by logs: {runtime}")
+    for register, event, role, what, _ in measured_images(record["facts"]):
+        click.echo(f"  {register} event {event}: {role}, {what}")
     if not answer["reasons"]:
         click.echo("Nothing was refused.")
     for reason in answer["reasons"]:

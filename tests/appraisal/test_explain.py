@@ -93,3 +93,14 @@ def test_without_the_log_the_catalogue_still_speaks():
 @pytest.mark.parametrize("vm", [QEMU_KERNEL])
 def test_a_good_realm_needs_no_explanation(vm):
     assert explained(Stage(vm))[1] == ()
+
+
+def test_an_unknown_event_comes_with_the_rule_that_would_let_it_in():
+    where = {"rem": 1, "event": 5, "digest": "ab" * 32, "type": "EV_EFI_BOOT_SERVICES_APPLICATION"}
+    finding = {"id": "rem.event-unknown", "severity": "error", "message": "m", "step": 8, "where": where}
+    (reason,) = explain([finding], plan=None, registered=(), wide_replay=None)
+    assert f'runtime.digests: rem = 1, digest = "{"ab" * 32}"' in reason.hints[1]
+    (reason,) = explain([{**finding, "id": "rem.replay"}], plan=None, registered=(), wide_replay=None)
+    assert "log diff" in reason.hints[0]
+    (reason,) = explain([{**finding, "id": "rem.secure-boot"}], plan=None, registered=(), wide_replay=None)
+    assert reason.hints == ()
