@@ -1,8 +1,10 @@
 """Whatever the database does, what comes out is ``StoreUnavailable`` without statements or values in it."""
 
 import asyncio
+import hashlib
 import sqlite3
 import traceback
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -208,10 +210,54 @@ async def test_a_cancelled_change_leaves_nothing_and_blocks_nobody(store: Store)
             await asyncio.sleep(0.001)
         attempt.cancel()
         await asyncio.gather(attempt, return_exceptions=True)
+    await store.database.write(lambda session: session.execute(text("SELECT 1")))  # behind what is still under way
     added = len(await store.images.list_images())
     assert await store.images.registry_sequence() == added
     await store.images.add_image(image(b"another"), change())
     assert await store.images.registry_sequence() == added + 1
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.0005, 0.002, 0.01])
+async def test_a_guest_who_hangs_up_leaves_whole_records_or_none(store: Store, delay_s: float) -> None:
+    """Cancelled at any point of the record or of the release: no half record, no lock, and nothing lost of what others wrote."""
+    record = replace(appraisal("kept", images=("sha256:aa", "sha256:bb")), inputs={"token": hashlib.sha256(b"token").hexdigest()})
+    await store.records.append_appraisal(record, {"token": b"token"})
+    for number in range(6):
+        writing = [
+            asyncio.create_task(store.records.append_appraisal(replace(record, id=f"dropped-{number}"), {"token": b"token"})),
+            asyncio.create_task(store.records.append_release(release("kept"), registry_sequence=0)),
+        ]
+        await asyncio.sleep(delay_s)
+        for task in writing:
+            task.cancel()
+        await asyncio.gather(*writing, return_exceptions=True)
+    await store.records.append_release(release("kept"), registry_sequence=0)
+    for found in await store.record_reader.list_appraisals(AppraisalFilter()):
+        whole, _ = await store.record_reader.get_appraisal(found.id)
+        assert whole == replace(record, id=found.id)
+        assert await store.record_reader.get_payload(whole.inputs["token"]) == b"token"
+    async with store.database.reading() as steps:
+        for table in ("appraisal_findings", "appraisal_images", "releases"):
+            orphans = f"SELECT count(*) FROM {table} WHERE appraisal_id NOT IN (SELECT id FROM appraisals)"
+            assert await steps.scalar(text(orphans)) == 0
+        images = await steps.scalar(text("SELECT count(*) FROM appraisal_images"))
+        assert images == len(record.facts["images"]) * await steps.scalar(text("SELECT count(*) FROM appraisals"))
+    await store.images.add_image(image(), change())
+    assert await store.images.registry_sequence() == 1
+
+
+async def test_a_closed_database_has_finished_what_was_under_way(sqlite_url: str) -> None:
+    store = open_store(sqlite_url)
+    under_way = asyncio.create_task(store.images.add_image(image(), change()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    under_way.cancel()
+    await asyncio.gather(under_way, return_exceptions=True)
+    await store.close()
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))
+    images, sequence = (other.execute(f"SELECT {what}").fetchone()[0] for what in ("count(*) FROM images", "sequence FROM registry_state"))
+    assert images == sequence
+    other.close()
 
 
 async def test_two_transactions_that_read_then_write_lose_no_update_on_sqlite(sqlite_url: str) -> None:
