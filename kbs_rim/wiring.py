@@ -120,7 +120,7 @@ def heavy_work(settings: Settings) -> HeavyWork:
         raise ConfigurationError(f"appraisal.kernel: {error}") from None
     if kernel is PURE:
         return HeavyWork(1)
-    return HeavyWork(settings.appraisal.workers or len(os.sched_getaffinity(0)))
+    return HeavyWork(settings.appraisal.workers or len(os.sched_getaffinity(0)), native=True)
 
 
 def prepare_process() -> None:

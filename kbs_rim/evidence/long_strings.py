@@ -21,7 +21,7 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 class ShortenedJson:
     """A document without its long strings. ``restore`` puts them back into what was parsed, ``offset_in_original`` into an error."""
 
-    data: bytes
+    data: bytes | bytearray
     strings: dict[str, str] = field(default_factory=dict)
     cuts: tuple[tuple[int, int], ...] = ()
 
@@ -39,7 +39,7 @@ class ShortenedJson:
         return offset + (self.cuts[place - 1][1] if place else 0)
 
 
-def shorten(data: bytes, most_strings: int) -> ShortenedJson:
+def shorten(data: bytes | bytearray, most_strings: int) -> ShortenedJson:
     """Set aside the long strings of ``data`` that hold nothing but printable ASCII without escapes; others stay where they are.
 
     What is JSON stays JSON and what is not stays what it was, for a string takes the place of a string. No more than
@@ -50,7 +50,7 @@ def shorten(data: bytes, most_strings: int) -> ShortenedJson:
     name = hashlib.sha256(data).hexdigest()  # no document can hold a string that begins with its own hash
     strings: dict[str, str] = {}
     cuts: list[tuple[int, int]] = []
-    pieces: list[bytes] = []
+    pieces: list[bytes | bytearray] = []
     copied = missing = 0
     for start, end in _long_strings(data, most_strings):
         text = _plain_text(data, start, end)
@@ -65,7 +65,7 @@ def shorten(data: bytes, most_strings: int) -> ShortenedJson:
     return ShortenedJson(b"".join((*pieces, data[copied:])), strings, tuple(cuts)) if strings else ShortenedJson(data)
 
 
-def _long_strings(data: bytes, most: int) -> list[tuple[int, int]]:
+def _long_strings(data: bytes | bytearray, most: int) -> list[tuple[int, int]]:
     """Return where the content of each long string begins and ends."""
     found, position = [], 0
     for _ in range(most):
@@ -85,7 +85,7 @@ def _long_strings(data: bytes, most: int) -> list[tuple[int, int]]:
     return found
 
 
-def _plain_text(data: bytes, start: int, end: int) -> str | None:
+def _plain_text(data: bytes | bytearray, start: int, end: int) -> str | None:
     """Return the content if it is printable ASCII, which JSON writes as it is."""
     pieces = []
     for at in range(start, end, _PIECE):

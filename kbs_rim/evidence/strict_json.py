@@ -24,7 +24,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def decode(
-    data: bytes,
+    data: bytes | bytearray,
     *,
     what: str = "the JSON document",
     max_bytes: int = DEFAULT_LIMITS.body_bytes,
@@ -68,7 +68,7 @@ def decode(
 
 
 def decode_object(
-    data: bytes,
+    data: bytes | bytearray,
     *,
     what: str = "the JSON document",
     max_bytes: int = DEFAULT_LIMITS.body_bytes,

@@ -17,7 +17,7 @@ from kbs_rim.errors import InvalidDocument
 from kbs_rim.evidence.base64url import decode as decode_base64url
 from kbs_rim.evidence.strict_json import decode_object
 from kbs_rim.http.auth import PRINCIPAL
-from kbs_rim.http.middleware import read_body
+from kbs_rim.http.middleware import read_body, read_large_body
 from kbs_rim.http.paging import page_limit, page_of
 from kbs_rim.limits import KIB, Limits
 from kbs_rim.measurement.firmware_volume import volumes_to_document
@@ -280,7 +280,7 @@ def _secret_document(info: SecretInfo) -> dict[str, Any]:
 async def _document(request: web.Request, required: set[str], optional: set[str]) -> dict[str, Any]:
     """Read a JSON object with exactly the known members; raise ``InvalidDocument``."""
     limits = request.app[LIMITS]
-    body = await read_body(request, limits.admin_body_bytes)
+    body = await read_large_body(request, limits.admin_body_bytes)
 
     def read() -> dict[str, Any]:
         return decode_object(body, what="the body", max_bytes=limits.admin_body_bytes, max_depth=_JSON_DEPTH, max_items=_JSON_ITEMS)

@@ -64,7 +64,12 @@ def _is_expected(error: Exception) -> bool:
 
 
 async def read_body(request: web.Request, limit_bytes: int) -> bytes:
-    """Return the body if it has at most ``limit_bytes``.
+    """Return the body if it has at most ``limit_bytes``. Raise as ``read_large_body`` does."""
+    return bytes(await read_large_body(request, limit_bytes))
+
+
+async def read_large_body(request: web.Request, limit_bytes: int) -> bytearray:
+    """Return the body if it has at most ``limit_bytes``, in the buffer that it arrived in: a copy of 64 MiB holds the loop up for 40 ms.
 
     Raise ``BusyError`` if too many bytes of others are arriving,
     413 if it is larger, 415 for a content coding, 408 if it comes too slowly, 400 if it is cut off or badly chunked.
@@ -87,4 +92,4 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes:
         raise web.HTTPRequestTimeout(text="The body came too slowly.") from None
     except (ConnectionError, web.RequestPayloadError):
         raise web.HTTPBadRequest(text="The body did not arrive whole.") from None
-    return bytes(body)
+    return body

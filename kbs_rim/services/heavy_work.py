@@ -8,9 +8,11 @@ Each lane has doors. A door lets in so much and no more, so that administrators 
 served first come, first served, whichever the door.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -20,6 +22,7 @@ from kbs_rim.services.exchange import BusyError
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+_NICER = 5
 
 
 class StoppingError(OurFault):
@@ -46,11 +49,11 @@ class LaneCounts:
 class Lane:
     """Some threads and their queue."""
 
-    def __init__(self, name: str, threads: int) -> None:
-        """``threads`` is how many pieces of work may run at the same time."""
+    def __init__(self, name: str, threads: int, *, yielding: bool = False) -> None:
+        """``threads`` is how many pieces of work may run at the same time; ``yielding`` ones leave the cores to others who want them."""
         self.threads = threads
         self.counts = LaneCounts()
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_yield_cores if yielding else None)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
 
@@ -88,6 +91,16 @@ class Lane:
         self._stopping.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
+    def wait(self) -> None:
+        """Wait until no thread is left; call it after ``stop``."""
+        self._executor.shutdown(wait=True)
+
+
+def _yield_cores() -> None:
+    """Let the kernel prefer the event loop to this thread. On Linux niceness is a thread's own; a sandbox may forbid the call."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
+
 
 class Door(Executor):
     """One way into a lane, with ``places`` of its own. ``submit`` raises ``BusyError`` when they are taken."""
@@ -110,17 +123,26 @@ class Door(Executor):
 
 @dataclass(frozen=True, slots=True)
 class HeavyWork:
-    """Both lanes of a process. ``replay_threads`` counts for replays only."""
+    """Both lanes of a process. ``replay_threads`` counts for replays only.
+
+    Only the native kernel yields: a thread that waits for a core with the interpreter's lock in its hands makes the event loop wait too.
+    """
 
     replay_threads: int
+    native: bool = False
     reading: Lane = field(init=False)
     replays: Lane = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reading", Lane("reading", 1))
-        object.__setattr__(self, "replays", Lane("replay", self.replay_threads))
+        object.__setattr__(self, "replays", Lane("replay", self.replay_threads, yielding=self.native))
 
     def stop(self) -> None:
         """Stop both lanes without waiting."""
         self.reading.stop()
         self.replays.stop()
+
+    def wait(self) -> None:
+        """Wait until no thread is left; call it after ``stop``."""
+        self.reading.wait()
+        self.replays.wait()
