@@ -10,21 +10,26 @@ from kbs_rim.errors import InvalidDocument, MalformedEvidence
 from kbs_rim.evidence.printable import printable
 
 _MAX_LISTED = 10
+_NOT_THIS_FILE = "this is none of the unknown images that the log names: the realm loaded another file"
 
 
 def compare_images(client: AdminClient, answer: dict[str, Any], files: tuple[Path, ...]) -> list[dict[str, Any]]:
-    """Compare each file that an unknown-image finding is about with the nearest registered image; return what differs."""
+    """Compare each file that an unknown-image finding is about with the nearest registered image; return what differs.
+
+    A file that cannot be compared is in the answer too, with the reason as its ``problem``.
+    """
     from kbs_rim.cli.image import measure_file
 
-    measured = [(file, measure_file(file)) for file in files]
+    unknown = [reason for reason in answer["reasons"] if reason["finding"]["id"] == "rim.image-unknown"]
     differences = []
-    for reason in answer["reasons"]:
-        if reason["finding"]["id"] != "rim.image-unknown" or not reason["nearest"]:
-            continue
-        seen = reason["finding"].get("seen")
-        for file, image in measured:
-            if seen in {digest.hex() for digest in image.digests.values()}:
-                differences.append(_difference(client, reason, file, image))
+    for file in files:
+        image = measure_file(file)
+        digests = {digest.hex() for digest in image.digests.values()}
+        about = [reason for reason in unknown if reason["finding"].get("seen") in digests]
+        differences += [_difference(client, reason, file, image) for reason in about]
+        if not about:
+            problem = _NOT_THIS_FILE if unknown else "nothing to compare: the log names no unknown image"
+            differences.append({"file": str(file), "problem": problem})
     return differences
 
 
@@ -35,7 +40,10 @@ def _difference(client: AdminClient, reason: dict[str, Any], file: Path, image: 
     from kbs_rim.measurement.boot_plan import LoadedImage
     from kbs_rim.measurement.image import ImageMeasurements
 
-    near, finding = reason["nearest"][0], reason["finding"]
+    finding = reason["finding"]
+    if not reason["nearest"]:
+        return {"file": str(file), "event": finding["where"]["event"], "problem": "no image is registered that it could be compared with"}
+    near = reason["nearest"][0]
     result: dict[str, Any] = {"file": str(file), "event": finding["where"]["event"], "nearest": near["id"], "name": near["name"]}
     try:
         document = client.get(f"/admin/v1/images/{near['id']}/measurements")
@@ -99,7 +107,9 @@ def _print_reason(reason: dict[str, Any]) -> None:
     click.echo(f"\n{finding['id']} (step {finding['step']}): {finding['message']}")
     for name in ("expected", "seen"):
         if finding.get(name) is not None:
-            click.echo(f"  {name}: {finding[name]}")
+            # One replay a line: each has a digest of its own.
+            lines = finding[name].split("; ") if finding["id"] == "rim.mismatch" else [finding[name]]
+            click.echo(f"  {name}: " + "\n            ".join(lines))
     where = ", ".join(f"{name} {value}" for name, value in finding.get("where", {}).items())
     if where:
         click.echo(f"  where: {where}")
@@ -113,7 +123,8 @@ def _print_reason(reason: dict[str, Any]) -> None:
 
 
 def _print_difference(difference: dict[str, Any]) -> None:
-    head = f"\n{difference['file']} (event {difference['event']}) and {difference['name']}: "
+    event = f" (event {difference['event']})" if "event" in difference else ""
+    head = f"\n{difference['file']}{event}" + (f" and {difference['name']}: " if "name" in difference else ": ")
     if "problem" in difference:
         click.echo(head + difference["problem"])
         return

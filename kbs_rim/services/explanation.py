@@ -1,19 +1,22 @@
 """Explaining a refusal: the record, its stored log and today's registry, put together for whoever has the ticket."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
-from kbs_rim.appraisal.explain import Reason, every_dialect, explain
+from kbs_rim.appraisal.explain import Reason, differing_granules, every_dialect, explain
 from kbs_rim.appraisal.registered_image import ImageSet, RegisteredImage
 from kbs_rim.appraisal.supplied_tree import read_supplied_tree
 from kbs_rim.errors import MalformedEvidence, NotFound
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.ledger.records import AppraisalRecord
 from kbs_rim.limits import Limits
-from kbs_rim.measurement.boot_plan import BootPlan, boot_plan_from_log
+from kbs_rim.measurement.boot_plan import BootPlan, LoadedImage, boot_plan_from_log
+from kbs_rim.measurement.image import measure_image
 from kbs_rim.measurement.replay import ReplayResult, match_rim
 from kbs_rim.ports import ImageReader, ImageRecord
 from kbs_rim.services.audit import Auditor
@@ -46,7 +49,8 @@ class Explainer:
         unknown = "rim.image-unknown" in record.finding_ids
         registered = await self._registered() if unknown else []
         wide = await self._replay(record, plan) if "rim.mismatch" in record.finding_ids else None
-        return Explanation(record, explain(record.findings, plan=plan, registered=registered, wide_replay=wide))
+        reasons = explain(record.findings, plan=plan, registered=registered, wide_replay=wide)
+        return Explanation(record, await self._with_content(record, plan, reasons) if unknown and plan else reasons)
 
     async def _plan(self, record: AppraisalRecord) -> BootPlan | None:
         digest = record.inputs.get("log.vmm")
@@ -91,8 +95,41 @@ class Explainer:
         except NotFound:
             return None
 
+    async def _with_content(self, record: AppraisalRecord, plan: BootPlan, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+        """Compare an unknown device tree, whose bytes came with the evidence, with the nearest registered one, granule by granule."""
+        sent = await self._sent_tree(record) or plan.sent_tree
+        if sent is None:
+            return reasons
+        loaded = {image.event: image for image in plan.images}
+        explained = []
+        for reason in reasons:
+            image = loaded.get(reason.finding.get("where", {}).get("event"))
+            if reason.finding["id"] == "rim.image-unknown" and image is not None and reason.nearest:
+                near = reason.nearest[0].image
+                known = await self._images.find_images([(HashAlgorithm.SHA256.value, near.measurements.digests[HashAlgorithm.SHA256])])
+                hint = await self._off_loop(partial(_compared, sent, image, known, self._limits))
+                reason = replace(reason, hints=(*reason.hints, *hint))
+            explained.append(reason)
+        return tuple(explained)
+
     async def _off_loop(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _compared(sent: bytes, loaded: LoadedImage, known: Sequence[ImageRecord], limits: Limits) -> tuple[str, ...]:
+    """Return what differs between the bytes that were sent and a registered image; nothing if the log does not name these bytes."""
+    data = sent.ljust(loaded.size, b"\0") if len(sent) <= loaded.size <= limits.device_tree_bytes else sent
+    if not known or loaded.algorithm.digest(data) != loaded.digest:
+        return ()
+    try:
+        difference = differing_granules(measure_image(data, limits), known[0].measurements, loaded)
+    except MalformedEvidence as error:
+        return (f"its bytes came along, and cannot be compared: {error}",)
+    if difference is None:
+        return ()
+    first = ", ".join(f"{index} at {address:#x}" for index, address in difference.first)
+    more = f" and {difference.count - len(difference.first)} more" if difference.count > len(difference.first) else ""
+    return (f"its bytes came along: {difference.count} of {difference.compared} granules differ from {known[0].name}: {first}{more}",)
 
 
 def _replayed(plan: BootPlan, images: ImageSet, sent: bytes | None, signed: bytes, limits: Limits) -> ReplayResult:

@@ -1,6 +1,8 @@
 """What an explanation prints about the REMs that logs explain."""
 
-from kbs_rim.cli.explain_view import measured_images, print_explanation, runtime_summary
+import hashlib
+
+from kbs_rim.cli.explain_view import compare_images, measured_images, print_explanation, runtime_summary
 
 FACTS = {
     "runtime": {
@@ -22,3 +24,43 @@ def test_logs_classes_and_images_are_printed(capsys):
 def test_records_without_logs_say_nothing():
     assert runtime_summary({}) is None
     assert measured_images({"runtime": None}) == []
+
+
+# --- files beside an explanation ----------------------------------------------------------------------------------------
+
+
+def answer_about(*digests: str, nearest: tuple[dict, ...] = ()) -> dict:
+    """An explanation of unknown images with these digests."""
+    where = {"event": 3, "description": "KERNEL", "address": "0x40200000"}
+    findings = [{"id": "rim.image-unknown", "step": 5, "message": "?", "seen": digest, "where": where} for digest in digests]
+    return {"reasons": [{"finding": finding, "nearest": list(nearest)} for finding in findings]}
+
+
+def test_a_file_that_the_log_does_not_name_is_not_passed_over(tmp_path):
+    (tmp_path / "Image").write_bytes(b"another kernel")
+    [told] = compare_images(None, answer_about("ab" * 32), (tmp_path / "Image",))
+    assert told == {
+        "file": str(tmp_path / "Image"),
+        "problem": "this is none of the unknown images that the log names: the realm loaded another file",
+    }
+    [told] = compare_images(None, answer_about(), (tmp_path / "Image",))
+    assert told["problem"] == "nothing to compare: the log names no unknown image"
+
+
+def test_a_file_with_nothing_registered_beside_it_is_not_passed_over(tmp_path, capsys):
+    (tmp_path / "Image").write_bytes(b"the kernel")
+    [told] = compare_images(None, answer_about(hashlib.sha512(b"the kernel").hexdigest()), (tmp_path / "Image",))
+    assert told["event"] == 3
+    record = {"verdict": "refused", "secret": None, "workload": None, "at": "now", "facts": {}}
+    print_explanation({"appraisal": record, "reasons": [], "differences": [told, {"file": "x", "problem": "y"}]})
+    out = capsys.readouterr().out
+    assert f"{tmp_path}/Image (event 3): no image is registered that it could be compared with" in out
+    assert "\nx: y\n" in out
+
+
+def test_replays_that_did_not_match_stand_on_lines_of_their_own(capsys):
+    record = {"verdict": "refused", "secret": "s", "workload": "w", "at": "now", "facts": {}}
+    finding = {"id": "rim.mismatch", "step": 5, "message": "m", "expected": "rmm-1.0/4k/log: aa; rmm-2.0/4k/log: bb", "seen": "cc"}
+    reason = {"finding": finding, "title": "t", "remedy": "r", "hints": [], "nearest": []}
+    print_explanation({"appraisal": record, "reasons": [reason], "differences": []})
+    assert "  expected: rmm-1.0/4k/log: aa\n            rmm-2.0/4k/log: bb\n  seen: cc\n" in capsys.readouterr().out

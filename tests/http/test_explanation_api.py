@@ -1,7 +1,13 @@
 """Explaining a refusal over the audit API: with the stored log, and without it."""
 
+from dataclasses import replace
+
+import pytest
+
 from kbs_rim.realm.host_script import HostHabits
 from kbs_rim.realm.lies import Lie
+from kbs_rim.realm.simulator import TreeDelivery
+from tests.broker_stage import VMS
 
 
 async def refused(site, **simulated):
@@ -49,3 +55,20 @@ async def test_who_may_ask_and_for_what(site):
     assert (await site.ask("GET", "/audit/v1/appraisals/..x/explanation", who="auditor")).status == 404
     assert (await site.ask("GET", "/audit/v1/appraisals/abcdef0123456789/explanation", who=None)).status == 401
     assert (await site.ask("GET", "/admin/v1/images/sha256:00/measurements", who="auditor")).status == 404
+
+
+@pytest.mark.parametrize("way", [TreeDelivery.ENVELOPE, TreeDelivery.LOG])
+async def test_an_unknown_tree_whose_bytes_came_along_is_compared_with_the_nearest(site, way):
+    """The host put one word into the boot arguments: the page that holds them is named, with its address in the guest."""
+    script = VMS["qemu-kernel"].script
+    tree = bytes(script.load("DTB").data)
+    other = tree.replace(b"console=ttyAMA0", b"console=ttyAMA1")
+    assert len(other) == len(tree)
+    loads = tuple(replace(load, data=other) if load.name == "DTB" else load for load in script.loads)
+    ticket = await refused(site, script=replace(script, loads=loads), send_tree=way)
+    reason = next(reason for reason in await explanation(site, ticket) if reason["finding"]["id"] == "rim.image-unknown")
+    base, page = script.load("DTB").base, other.index(b"ttyAMA1") // 4096
+    [hint] = [hint for hint in reason["hints"] if "came along" in hint]
+    assert hint.startswith("its bytes came along: 1 of ")
+    assert hint.endswith(f": {page} at {base + 4096 * page:#x}")
+    assert reason["nearest"][0]["name"] in hint
