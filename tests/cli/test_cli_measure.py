@@ -276,3 +276,11 @@ def test_an_efi_zboot_kernel_is_named_as_one(capsys, tmp_path):
     kernel.write_bytes(b"MZ\0\0zimg" + bytes(200))
     code, _, err = run(capsys, "qemu", "-c", "fvp", "-k", str(kernel), "--", "-kernel", "k")
     assert (code, "EFI zboot" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--endorsements-template", "t"], ["--no-measurements", "--corim", "c"], ["--no-measurements", "--explain"]],
+)
+def test_options_that_belong_together(capsys, arguments):
+    assert run(capsys, "kvmtool", *HOST, *arguments, "--", *KVMTOOL)[0] == 64
