@@ -95,7 +95,7 @@ def parse_corim(data: bytes, *, roots: Sequence[Certificate] = (), at: int, limi
         _verified(signature, roots, (), at)
     corim = _read(payload, signature, limits).corim
     if corim.profile not in _ENDORSEMENT_PROFILES:
-        _refuse_profile(corim.profile.value, "the CoRIM describes images, which no verifier asks for")
+        _refuse_profile(ascii(corim.profile.value), "the CoRIM describes images, which no verifier asks for")
     return corim.endorsements
 
 
@@ -174,12 +174,13 @@ def _profile(corim: CborMap) -> Profile:
     for profile in Profile:
         if profile.value == value:
             return profile
-    return _refuse_profile(value[:80] if isinstance(value, str) else "none", "the CoRIM has no Arm CCA profile, and not ours for images")
+    seen = ascii(value[:80]) if isinstance(value, str) else "none"
+    return _refuse_profile(seen, f"the CoRIM's profile is {seen}, which is not one for Arm CCA, nor ours for images")
 
 
 def _refuse_profile(seen: str, message: str) -> NoReturn:
     expected = ", ".join(profile.value for profile in _ENDORSEMENT_PROFILES)
-    raise InvalidDocument("endorsement.profile", message, expected=expected, seen=ascii(seen))
+    raise InvalidDocument("endorsement.profile", message, expected=expected, seen=seen)
 
 
 def _validity(value: CborValue) -> tuple[int | None, int | None]:

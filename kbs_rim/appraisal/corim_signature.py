@@ -8,9 +8,10 @@ and key give the same file.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import NoReturn
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     ECDSA,
     EllipticCurvePrivateKey,
@@ -212,6 +213,8 @@ class Signer:
             raise ValueError(f"a chain has at most {_MAX_CHAIN} certificates")
         if self.chain and self.chain[0].public_key() != self.key.public_key():
             raise ValueError("the first certificate of the chain is not the signing key's")
+        for certificate, issuer in pairwise(self.chain):
+            _demand_issuer(certificate, issuer)
         self.algorithm  # noqa: B018 - refuses a curve that has none
 
     @property
@@ -221,6 +224,14 @@ class Signer:
             if parameters.curve.name == self.key.curve.name:
                 return number
         raise ValueError(f"no COSE algorithm for {self.key.curve.name}: use a key on P-256, P-384 or P-521")
+
+
+def _demand_issuer(certificate: Certificate, issuer: Certificate) -> None:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        names = (certificate.subject.rfc4514_string(), issuer.subject.rfc4514_string())
+        raise ValueError("{} is not signed by {}: give the key's certificate first, then its issuers in order".format(*names)) from None
 
 
 def sign_corim(corim: bytes, signer: Signer) -> bytes:

@@ -96,14 +96,13 @@ def _load(file: Path, roots: tuple[Path, ...], keys: tuple[Path, ...]) -> "tuple
 
 
 def _print(found: "CorimFile", verified_by: str | None, *, as_json: bool) -> None:
-    from kbs_rim.cli.admin_client import print_json, print_table
-    from kbs_rim.cli.corim_view import describe, rows
-    from kbs_rim.evidence.printable import printable
+    from kbs_rim.cli.admin_client import print_json
+    from kbs_rim.cli.corim_view import describe, print_rows, rows
 
     if as_json:
         print_json(describe(found, verified_by))
     else:
-        print_table("", ("", ""), ((name, printable(str(value), 2000)) for name, value in rows(found, verified_by)))
+        print_rows(rows(found, verified_by))
 
 
 def _replay(found: "CorimFile") -> list[str]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kbs_rim.errors import ConfigurationError, InvalidDocument
+from kbs_rim.errors import ConfigurationError, InvalidDocument, MalformedEvidence
+from kbs_rim.evidence import strict_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -22,6 +23,7 @@ IN = click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True)
 OUT = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 _FORBIDDEN_BITS = 0o077
 _MAX_KEY_BYTES = 64 * 1024
+_JSON_ITEMS = 100_000
 _CURVES = {"P-256": "SECP256R1", "P-384": "SECP384R1", "P-521": "SECP521R1"}
 
 
@@ -72,8 +74,10 @@ def document(path: Path, most: int) -> Any:
     if len(data) > most:
         raise InvalidDocument("endorsement.malformed", f"{path} is larger than {most} bytes")
     try:
-        return tomllib.loads(data.decode()) if path.suffix == ".toml" else json.loads(data)
-    except (ValueError, RecursionError) as error:
+        if path.suffix == ".toml":
+            return tomllib.loads(data.decode())
+        return strict_json.decode(data, what="the document", max_bytes=most, max_items=_JSON_ITEMS)
+    except (ValueError, RecursionError, MalformedEvidence) as error:
         raise InvalidDocument("endorsement.malformed", f"{path}: {error}") from None
 
 

@@ -157,12 +157,19 @@ def _encoded(
 
     from kbs_rim.appraisal.corim_document import Comid, Corim, Profile, read_id
     from kbs_rim.appraisal.corim_writer import content_id, encode_corim
+    from kbs_rim.limits import DEFAULT_LIMITS
 
     comids = [Comid(tag_id=image.measurements.image_id, images=(image,)) for image in images]
     comids += [Comid(tag_id=f"rim:{plan.rim.hex()}", plans=(plan,)) for plan in plans]
     identity: TagId = read_id(corim_id) if corim_id else "-"
     corim = Corim(id=identity, profile=Profile.IMAGE, comids=tuple(comids), entities=entities, not_before=not_before, not_after=not_after)
-    return encode_corim(corim if corim_id else replace(corim, id=content_id(corim)))
+    data = encode_corim(corim if corim_id else replace(corim, id=content_id(corim)))
+    if len(data) > DEFAULT_LIMITS.image_corim_bytes:
+        message = "too many granule digests for one CoRIM: describe fewer images at once, or give --summary"
+        raise InvalidDocument(
+            "endorsement.unwritable", message, expected=f"at most {DEFAULT_LIMITS.image_corim_bytes} bytes", seen=str(len(data))
+        )
+    return data
 
 
 @click.command(name="import")

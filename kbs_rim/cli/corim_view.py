@@ -1,7 +1,10 @@
 """A CoRIM for people and for scripts."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from kbs_rim.cli.corim_files import shown
 
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     from kbs_rim.appraisal.image_reference import BuildPlan, ImageReference
 
 Row = tuple[str, object]
+_PIPE_COLUMNS = 4000
+_LONGEST_VALUE = 2000
 
 
 def describe(file: "CorimFile", verified_by: str | None) -> dict[str, Any]:
@@ -185,3 +190,22 @@ def _content_rows(comid: dict[str, Any]) -> Iterator[Row]:
         yield "  build plan", f"RIM {plan['rim']}"
         yield "    dialect", f"{plan['dialect']}, {plan['hash_algorithm']}, {plan['ipa_bits']} IPA bits, {plan['vcpus']} vCPUs"
         yield from (("    loads", f"{name} at {base}, {size} bytes") for name, base, size, _digest in plan["images"])
+
+
+def print_rows(found: Iterable[Row]) -> None:
+    """Print names and values as text, never as markup; into a pipe or file no line is folded, so that digests stay in one piece."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from kbs_rim.evidence.printable import printable
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in found:
+        table.add_row(printable(name), Text(printable(str(value), _LONGEST_VALUE)))
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))

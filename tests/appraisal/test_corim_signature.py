@@ -228,6 +228,8 @@ def test_a_certificate_of_a_version_that_does_not_exist():
         ({"key": ec.derive_private_key(5, ec.SECP256K1())}, "P-256, P-384 or P-521"),
         ({"chain": (ROOT,)}, "not the signing key's"),
         ({"chain": (certificate("me", KEYS["P-256"]),) * 9}, "at most 8"),
+        ({"chain": (certificate("leaf", KEYS["P-256"], "root", ROOT_KEY), certificate("root", KEYS["P-384"]))}, "is not signed by CN=root"),
+        ({"chain": (certificate("leaf", KEYS["P-256"], "root", ROOT_KEY), certificate("other", ROOT_KEY))}, "is not signed by CN=other"),
         ({"name": ""}, "name"),
         ({"uri": "a\nb"}, "URI"),
         ({"kid": b""}, "key id"),

@@ -143,6 +143,12 @@ def test_what_cannot_be_made(capsys, arguments, code, text):
     bad(capsys, code, text, "make", *arguments)
 
 
+def test_a_measurement_that_says_two_things_is_refused(capsys, tmp_path):
+    file = tmp_path / "m.json"
+    file.write_text(f'{{"rim": "{RIM}", "rim": "{REM}"}}')
+    bad(capsys, 1, "m.json", "make", file)
+
+
 def test_show_for_people(capsys):
     out = good(capsys, "show", CORIMS / "generated/realm-full-validity.signed.cose")
     for part in ("cca_realm", "2026-01-01T00:00:00Z to 2036-01-01", "NOT VERIFIED", "CN=Acme Gizmo CoRIM signer", "43" * 64, "REM3", "RPV"):

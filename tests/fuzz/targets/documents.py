@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509 import load_pem_x509_certificate
 
 from kbs_rim.appraisal.attestation_result import judge_attestation_result
+from kbs_rim.appraisal.comid_json import read_json_corim
 from kbs_rim.appraisal.corim import read_corim
 from kbs_rim.appraisal.corim_document import Comid, Corim, Profile
 from kbs_rim.appraisal.corim_writer import encode_corim
@@ -19,6 +20,7 @@ from kbs_rim.appraisal.ear_signature import EarKey
 from kbs_rim.appraisal.endorsement_files import parse_endorsements
 from kbs_rim.appraisal.endorsements import Endorsements
 from kbs_rim.appraisal.image_reference import ImageReference
+from kbs_rim.appraisal.rim_set import read_rims, rim_set_corim
 from kbs_rim.appraisal.workload import Role, parse_workload, workload_document
 from kbs_rim.config import load_settings
 from kbs_rim.errors import ConfigurationError, InvalidDocument, MalformedEvidence
@@ -122,6 +124,26 @@ def check_corim_written_again(data: bytes) -> object:
     return Judged(found.corim.profile.name, (written,))
 
 
+def check_measured_rims(data: bytes) -> object:
+    """What was measured, or a template of a CoRIM, as JSON: becomes reference values that can be written, or is refused."""
+    document = strict_json.decode(data, what="the document")
+    if isinstance(document, dict) and "rim" not in document:
+        template = read_json_corim(document)
+        return Judged("template", (template,))
+    rims = read_rims(document, "fuzzed")
+    corim = rim_set_corim(rims)
+    require(read_corim(encode_corim(corim)).corim == corim, "a set of RIMs is read as it was written")
+    return Judged("rims", (corim.id,))
+
+
+def measured_rim_seeds() -> Iterable[bytes]:
+    """Two measurements, and the public templates."""
+    rim, other = "11" * 32, "22" * 48
+    yield json.dumps({"rim": rim, "rem": [rim] * 4, "rpv": "0abc", "label": "web"}).encode()
+    yield json.dumps([{"rim": rim}, {"rim": other, "rems": {"REM1": other}}]).encode()
+    yield from files("corim/services-head/src/corim-*.json", "tokens/endorsements/veraison-corim-*.json")
+
+
 def written_corim_seeds() -> Iterable[bytes]:
     """The public ones, and images of ours."""
     yield from corim_seeds()
@@ -208,6 +230,13 @@ TARGETS = (
         max_bytes=8192,
     ),
     Target(name="corim", check=check_endorsements, seeds=corim_seeds, refusals=(InvalidDocument,)),
+    Target(
+        name="measured_rims",
+        check=check_measured_rims,
+        seeds=measured_rim_seeds,
+        words=(*JSON_WORDS, b"rim", b"rem", b"rpv", b"label", b"corim-id", b"profile", b"entities", b"validity", b"not-after"),
+        refusals=(InvalidDocument, MalformedEvidence),
+    ),
     Target(name="corim_written", check=check_corim_written_again, seeds=written_corim_seeds, refusals=(InvalidDocument,)),
     Target(
         name="endorsement_json",
