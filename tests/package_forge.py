@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 
 if sys.version_info >= (3, 14):
@@ -21,7 +22,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-PACKERS = {"": bytes, "gz": gzip.compress, "xz": lzma.compress, "zst": zstd.compress}
+PACKERS = {"": bytes, "gz": partial(gzip.compress, mtime=0), "xz": lzma.compress, "zst": zstd.compress}
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
