@@ -43,13 +43,18 @@ def query_plan(statement: str, parameters: tuple, session: Session) -> list[str]
     return [row[-1] for row in session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
 
 
+_PREFIX, _OWNER = "kbs_rim_pg_", "owner.pid"
+
+
 class PostgresServer:
     """A throw-away server. It dies with this process, even if this process is killed."""
 
     def __init__(self, binaries: Path) -> None:
         self._binaries = binaries
         self._account = _unprivileged_account()
-        self.folder = Path(tempfile.mkdtemp(prefix="kbs_rim_pg_"))
+        sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        (self.folder / _OWNER).write_text(str(os.getpid()))
         self._process: subprocess.Popen[bytes] | None = None
         if self._account is not None:
             os.chown(self.folder, self._account.pw_uid, self._account.pw_gid)
@@ -103,6 +108,18 @@ class PostgresServer:
         if self._account is not None:
             identity |= {"user": self._account.pw_uid, "group": self._account.pw_gid, "extra_groups": []}
         return identity
+
+
+def sweep(folder: Path | None = None) -> None:
+    """Remove what interrupted runs left behind: their servers died with them, their folders did not."""
+    for left in (folder or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*"):
+        try:
+            owner = int((left / _OWNER).read_text())
+            os.kill(owner, 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError):
+            continue  # of another user, or being made this moment
 
 
 def _unprivileged_account() -> pwd.struct_passwd | None:

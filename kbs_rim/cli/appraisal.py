@@ -103,12 +103,19 @@ def explain(ticket: str, images: tuple[Path, ...], url: str, token_file: Path | 
 
 @command.command()
 @click.argument("sha256")
-@click.option("--output", type=click.Path(path_type=Path, allow_dash=True), default="-", help="Where to write it; default stdout.")
+@click.option("--output", type=click.Path(path_type=Path, allow_dash=True), help="Where to write it; default stdout, if no terminal.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @connected
-def payload(sha256: str, output: Path, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
+def payload(
+    sha256: str, output: Path | None, url: str, token_file: Path | None, ca_file: Path | None, *, force: bool, as_json: bool
+) -> None:
     """Fetch an input of an appraisal (token, log, attestation result) by its SHA-256."""
+    if output is None and sys.stdout.isatty():
+        raise click.UsageError("an input is raw bytes of a guest's choice, not fit for a terminal: give --output FILE, or a pipe")
+    if output is not None and str(output) != "-" and not force and (output.exists() or output.is_symlink()):
+        raise click.ClickException(f"{output} exists; --force replaces it")
     data = connect(url, token_file, ca_file).get_bytes(f"/audit/v1/payloads/{sha256}")
-    if str(output) == "-":
+    if output is None or str(output) == "-":
         sys.stdout.buffer.write(data)
     else:
         output.write_bytes(data)

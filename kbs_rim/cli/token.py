@@ -84,6 +84,8 @@ def check(file: str, challenge: bytes | None, cpak: str | None, allow_test_keys:
         click.echo(json.dumps(_document(token, findings, challenge is not None, key is not None), indent=1))
     else:
         _print(token, findings)
+    if token is None:
+        return EXIT_REFUSED  # what was not read was not checked in any way
     if challenge is None:
         click.echo("freshness was not checked: give --challenge", err=True)
     if key is None:
