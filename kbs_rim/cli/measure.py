@@ -137,6 +137,8 @@ class _Subject:
 
 
 def _measure(ctx: click.Context, vmm: "Vmm", own: dict[str, Any]) -> int:
+    from kbs_rim.cli.measure_view import tree_notes
+
     options = _joined(ctx.obj or {}, own)
     _check(options)
     subject, notes = _subject(vmm, ctx.meta["kbs_rim.vmm_arguments"], options)
@@ -144,6 +146,9 @@ def _measure(ctx: click.Context, vmm: "Vmm", own: dict[str, Any]) -> int:
         for note in notes:
             click.echo(f"kbs-rim: {note}", err=True)
     plan = _plan(subject, options)
+    if options["dtb"] is not None:
+        for note in tree_notes(plan.layout, subject.definition.topology.count):
+            click.echo(f"kbs-rim: --dtb: {note}", err=True)
     if options["output_dtb"] is not None:
         options["output_dtb"].write_bytes(plan.layout.device_tree)
     _print(subject, plan, options)
@@ -163,7 +168,10 @@ def _subject(vmm: "Vmm", arguments: Sequence[str], options: dict[str, Any]) -> t
     except InvalidDocument as error:
         _usage(error)
     files, unused = _images(definition, options)
-    return _Subject(definition, profile, host, RmmVersion(options["rmm"] or "1.0"), files), [*notes_of(definition, host), *unused]
+    notes = [*notes_of(definition, host), *unused]
+    if definition.tree_given is False and options["dtb"] is None:
+        notes.append(f"{vmm} is not told to load a device tree and would make its own; give it the one of --output-dtb")
+    return _Subject(definition, profile, host, RmmVersion(options["rmm"] or "1.0"), files), notes
 
 
 def _joined(outer: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +259,6 @@ def _plan(subject: _Subject, options: dict[str, Any]) -> "MeasurementPlan":
 
 def _tree(profile: "VmmProfile", request: "VmRequest", options: dict[str, Any]) -> bytes | None:
     from kbs_rim.cli.measure_images import read_tree
-    from kbs_rim.measurement.device_tree_blob import parse_device_tree
     from kbs_rim.measurement.vmm.tree_template import patch_template
 
     if options["dtb_template"] is not None:
@@ -259,7 +266,6 @@ def _tree(profile: "VmmProfile", request: "VmRequest", options: dict[str, Any]) 
     if options["dtb"] is None:
         return None
     data = read_tree(options["dtb"])
-    parse_device_tree(data)
     if profile.tree_size is not None and len(data) < profile.tree_size and not options["quiet"]:
         click.echo(f"kbs-rim: {profile.name} loads {profile.tree_size} bytes; zero bytes follow the {len(data)} of --dtb", err=True)
     return data

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from kbs_rim.measurement.rmm import RealmCreate, RmmVersion
     from kbs_rim.measurement.vmm.calculation import Calculation, MeasurementPlan, Step
     from kbs_rim.measurement.vmm.definition import VmDefinition
+    from kbs_rim.measurement.vmm.profile import VmLayout
     from kbs_rim.measurement.vmm.request import EffectiveHost
     from kbs_rim.measurement.vmm.vmm_profile import VmmProfile
 
 _GPRS_SHOWN = 1
+_MAX_DECIMAL = 4096
 
 
 def document_of(
@@ -124,6 +126,32 @@ def notes_of(definition: "VmDefinition", host: "EffectiveHost") -> Iterator[str]
         names = ", ".join(printable(name) for name in dict.fromkeys(definition.ignored))
         yield f"ignored, because they cannot change a measurement: {names}"
     yield from (printable(remark) for remark in (*definition.remarks, *host.remarks))
+
+
+def tree_notes(layout: "VmLayout", cpus: int) -> Iterator[str]:
+    """Yield where a given device tree says something else than the VM's own definition; it is measured all the same.
+
+    Raises ``MalformedEvidence`` (``tree.malformed``) for a file that is no device tree that a guest could read.
+    """
+    from kbs_rim.measurement.device_tree import facts_of, parse_device_tree
+
+    facts = facts_of(parse_device_tree(layout.device_tree), len(layout.device_tree))
+    initrd = next(((place.base, place.base + place.size) for place in layout.placements if place.role == "initrd"), facts.initrd)
+    log_area = None if layout.log_area is None else tuple(layout.log_area)
+    for what, tree, vm in (
+        ("memory", facts.memory, (tuple(layout.ram),)),
+        ("CPUs", facts.cpus, cpus),
+        ("initrd", facts.initrd, initrd),
+        ("log area", facts.log_area, log_area),
+    ):
+        if tree != vm:
+            yield f"{what}: the tree has {_numbers(tree)}, the VM {_numbers(vm)}"
+
+
+def _numbers(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(_numbers(item) for item in value) or "none"
+    return "none" if value is None else f"{value:#x}" if value > _MAX_DECIMAL else str(value)
 
 
 def _rec_text(rec: Any) -> str:

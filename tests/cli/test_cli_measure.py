@@ -77,6 +77,39 @@ def test_a_bug_of_the_reference_is_not_repeated_a_network_device_too_many(capsys
     assert measured(capsys, "kvmtool", "--json", *alone)["rim"] == document["rim"]
 
 
+QEMU_HOST = (*HOST, "--ipa-bits", "52", "--pmu-num-ctrs", "6")
+QEMU_IMAGES = ("-f", str(IMAGES / "firmware.bin"), "-k", str(IMAGES / "linux.bin"), "-i", str(IMAGES / "initrd.bin"))
+QEMU_GUEST = (
+    "-M", "confidential-guest-support=rme0", "-object", "rme-guest,id=rme0,measurement-algorithm=sha256", "-cpu", "host", "-M", "virt",
+    "-enable-kvm", "-smp", "2", "-m", "1G", "-nographic",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rim"),
+    [
+        (["kvmtool", *HOST, "-f", str(IMAGES / "firmware.bin"), "--", "--realm", "--firmware", "f", "-c", "1", "-m", "512M"],
+         "cf37146fce0ad50e1be1a04580c1024e5449b430b0dd96b6ef5c9a2b73767bf5"),
+        (["kvmtool", *HOST, "--", *KVMTOOL, "--debug", "--debug-single-step", "--debug-mmio", "--force-pci", "--no-pvtime",
+          "--vcpu-affinity", "AFF", "--disable-mte"], SMALL),
+        (["qemu", *QEMU_HOST], "cf409055d866eea6c8d5e7862b540ff1cac9b11f125d088587d5ae97a0e33416"),
+        (["qemu", *QEMU_HOST, "--", "-cpu", "pmu=on"], "8120ef921a987a3f8b9d4bb5e40f8489e2b4fc69c5e1b17b1a9b040884a1211d"),
+        (["qemu", *QEMU_HOST, "--", "-cpu", "pmu=on,num-pmu-counters=2"], "ef4e6f78ea9630f66146b33a405a07b669ef94dd9aca6935d4fd23fea"),
+        (["qemu", *QEMU_HOST, *QEMU_IMAGES, "--", *QEMU_GUEST, "-bios", "f", "-kernel", "k"],
+         "cbf533a94009dfa6b83016a89b428d1d910fb3593856bb386d7b2bd07a1bc834"),
+        (["qemu", *QEMU_HOST, *QEMU_IMAGES, "--", *QEMU_GUEST, "-bios", "f", "-kernel", "k", "-append", "root=/dev/vda2"],
+         "fd3ce1072c3e95cd3a4d1a07729756564f260f9f7e95014418b416673a268b7a"),
+        (["qemu", *QEMU_HOST, *QEMU_IMAGES, "--", *QEMU_GUEST, "-kernel", "k", "-initrd", "i"],
+         "9af47a8e4d6ac775e05f8a8893f9e383694688719d1bbb4281ed1c25056e0911"),
+        (["qemu", *QEMU_HOST, *QEMU_IMAGES, "--", *QEMU_GUEST, "-kernel", "k", "-initrd", "i", "-append", "root=/dev/vda2"],
+         "22d398e695e776385bc268454587b418dde16e34bc69d9a24fc96abb3050a24e"),
+    ],
+)  # fmt: skip
+def test_what_the_references_own_tests_expect(capsys, arguments, rim):
+    """tests/cmdline.rs of veraison/cca-realm-measurements; of SHA-512 the first half."""
+    assert measured(capsys, arguments[0], "--json", *arguments[1:])["rim"].startswith(rim)
+
+
 def test_every_quirk_has_its_test():
     assert {case["id"] for case in GOOD if "reference_quirk" in case} == {"X031", "X033"}
 
@@ -90,7 +123,7 @@ def test_what_the_reference_refuses_is_refused(capsys, tmp_path, case):
 
 
 def test_text_is_five_lines(capsys):
-    code, out, err = run(capsys, "kvmtool", *HOST, "--", *KVMTOOL)
+    code, out, err = run(capsys, "kvmtool", *HOST, "--", *KVMTOOL, "--dtb", "t")
     zero = "0" * 64
     assert (code, err) == (0, "")
     assert out.splitlines() == [f"RIM: {SMALL}", f"REM0: {zero}", f"REM1: {zero}", f"REM2: {zero}", f"REM3: {zero}"]
@@ -172,7 +205,11 @@ def test_the_tree_is_written_and_measured_again(capsys, tmp_path):
     first = measured(capsys, "qemu", "-c", "fvp", "--output-dtb", str(tree), "--json", "--", "-smp", "3")
     assert hashlib.sha256(tree.read_bytes()).hexdigest() == first["dtb_sha256"]
     assert facts_of(parse_device_tree(tree.read_bytes())).cpus == 3
-    assert measured(capsys, "qemu", "-c", "fvp", "--dtb", str(tree), "--json", "--", "-smp", "8", "-numa", "node")["rim"] == first["rim"]
+    code, out, err = run(capsys, "qemu", "-c", "fvp", "--dtb", str(tree), "--json", "--", "-smp", "8", "-numa", "node")
+    assert (code, json.loads(out)["rim"]) == (0, first["rim"])
+    assert "--dtb: CPUs: the tree has 3, the VM 8" in err
+    _, _, err = run(capsys, "qemu", "-c", "fvp", "--dtb", str(tree), "--json", "--", "-smp", "3", "-m", "1G")
+    assert "--dtb: memory: the tree has 0x40000000, 0x8000000, the VM 0x40000000, 0x40000000" in err
 
 
 def test_kvmtool_loads_64_kib_of_a_shorter_tree(capsys, tmp_path):
@@ -214,6 +251,37 @@ def test_a_profile_is_another_flow(capsys):
     ]  # fmt: skip
     assert then["rim"] != now["rim"]
     assert then["dtb_sha256"] == now["dtb_sha256"]
+
+
+def test_a_vmm_that_makes_its_own_tree_is_told_of(capsys):
+    for vmm, arguments, told in (("kvmtool", KVMTOOL, True), ("kvmtool", (*KVMTOOL, "--dtb", "t"), False), ("qemu", (), True)):
+        _, _, err = run(capsys, vmm, "-c", "fvp", "--", *arguments)
+        assert (f"{vmm} is not told to load a device tree" in err) is told
+
+
+def test_a_tree_that_qemu_makes_itself_may_be_measured(capsys, tmp_path):
+    tree, arguments = tmp_path / "stock.dtb", ("-M", "virt,gic-version=3,dtb-randomness=off", "-cpu", "host", "-enable-kvm", "-smp", "2")
+    made = [
+        "dtb",
+        "make",
+        "qemu",
+        "--qemu-version",
+        "10.0.13",
+        "--host-pmu",
+        "--host-address-bits",
+        "48",
+        "-o",
+        str(tree),
+        "--",
+        *arguments,
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(made)
+    assert ended.value.code == 0
+    capsys.readouterr()
+    code, out, err = run(capsys, "qemu", "-c", "fvp", "--dtb", str(tree), "--json", "--", *arguments)
+    assert (code, json.loads(out)["dtb_size"]) == (0, 1 << 20)
+    assert "--dtb" not in err
 
 
 def test_what_is_ignored_is_said_unless_quiet(capsys):

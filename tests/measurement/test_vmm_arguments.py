@@ -161,8 +161,13 @@ def test_options_without_effect_are_named():
 
 def test_the_user_is_told_what_may_not_be_as_meant():
     remarks = " ".join(qemu("-append", "x", "-initrd", "i", "-device", "frobnicator").remarks)
-    for word in ("-initrd without -kernel", "-append", "rme-guest", "-dtb", "frobnicator"):
+    for word in ("-initrd without -kernel", "-append", "rme-guest", "frobnicator"):
         assert word in remarks
+
+
+def test_whether_a_tree_is_given():
+    assert [qemu().tree_given, qemu("-dtb", "t").tree_given, qemu("-M", "virt,dtb=t").tree_given] == [False, True, True]
+    assert [kvmtool().tree_given, kvmtool("--dtb", "t").tree_given, cloud("--dtb", "t").tree_given] == [False, True, None]
 
 
 @pytest.mark.parametrize("arguments", [["-numa", "node"], ["-device", "arm-smmuv3"], ["-M", "virt,iommu=smmuv3"], ["-tpmdev", "x"]])

@@ -55,7 +55,8 @@ class VmDefinition:
 
     ``images`` are the kinds of images that it loads, whatever their files are called there. ``limits`` are the VMM's own upper
     limits on what the host offers, ``sve_switches`` and ``pmu`` its switches (``pmu`` None: as the VMM does by itself). ``rpv`` is
-    the personalization value, padded to 64 bytes. ``ignored`` names the options that cannot change a measurement,
+    the personalization value, padded to 64 bytes. ``tree_given`` says whether the VMM is told to load a device tree instead of making
+    one, None if it cannot be told. ``ignored`` names the options that cannot change a measurement,
     ``tree_changes`` those that change the device tree in a way that is not modelled, ``remarks`` say what the user should know.
     """
 
@@ -78,6 +79,7 @@ class VmDefinition:
     firmware_base: int | None = None
     virtio_mmio: int = 0
     serial: bool = True
+    tree_given: bool | None = None
     ignored: tuple[str, ...] = ()
     tree_changes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()

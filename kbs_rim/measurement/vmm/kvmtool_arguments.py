@@ -78,7 +78,8 @@ def parse_kvmtool_arguments(arguments: Sequence[str]) -> VmDefinition:
         its=_choice(last.get("irqchip"), {"gicv3": False, "gicv3-its": True}, default=True),
         measurement_log="measurement-log" in last,
         virtio_mmio=devices if mmio else 0,
-        ignored=tuple(ignored),
+        tree_given="--dtb" in ignored,
+        ignored=tuple(name for name in ignored if name != "--dtb"),
         remarks=() if "realm" in last else ("no --realm: kvmtool would start a VM that is no realm",),
         **_texts(last),
     )

@@ -84,8 +84,6 @@ def _definition(found: _Collected) -> VmDefinition:
         found.remarks.append("QEMU wants -kernel beside -append; the device tree has the command line all the same")
     if not found.realm:
         found.remarks.append("no -object rme-guest: QEMU would start a VM that is no realm")
-    if not found.dtb:
-        found.remarks.append("no -dtb: QEMU would load a device tree of its own; give it the one of --output-dtb")
     ram_max = found.ram_max
     if ram_max is not None and ram_max < found.ram_size:
         raise refuse_argument("-m", "maxmem is below size")
@@ -106,6 +104,7 @@ def _definition(found: _Collected) -> VmDefinition:
         measurement_log=found.measurement_log,
         ram_max=ram_max,
         hotplug_slots=found.slots,
+        tree_given=found.dtb,
         ignored=tuple(found.ignored),
         tree_changes=tuple(found.tree_changes),
         remarks=tuple(found.remarks),
