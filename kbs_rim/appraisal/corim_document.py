@@ -19,6 +19,8 @@ MANIFEST_CREATOR, MANIFEST_SIGNER = 1, 2
 """Roles of a CoRIM's entities (draft-ietf-rats-corim 4.1.5)."""
 MAX_SECONDS = 253402300799
 """9999-12-31T23:59:59Z: beyond, a time is not a date any more."""
+MAX_IMAGES, MAX_PLANS = 1024, 64
+"""In one CoRIM: a release of a distribution has fewer images, and each plan costs a replay to whoever verifies it."""
 _MAX_TEXT = 1024
 _MAX_VERSION = 1 << 32
 
@@ -106,6 +108,8 @@ class Corim:
         check_id(self.id, "the corim-id")
         if not self.comids:
             raise ValueError("a CoRIM holds at least one CoMID")
+        if len(self.images) > MAX_IMAGES or len(self.plans) > MAX_PLANS:
+            raise ValueError(f"a CoRIM describes at most {MAX_IMAGES} images and {MAX_PLANS} build plans")
 
     @property
     def endorsements(self) -> Endorsements:

@@ -61,6 +61,7 @@ def verify(file: Path, roots: tuple[Path, ...], keys: tuple[Path, ...], *, as_js
     import time
 
     from kbs_rim.errors import InvalidDocument
+    from kbs_rim.evidence.printable import printable
 
     if not roots and not keys:
         raise click.UsageError("nothing to verify with: give --root or --key")
@@ -73,7 +74,7 @@ def verify(file: Path, roots: tuple[Path, ...], keys: tuple[Path, ...], *, as_js
     if as_json:
         _print(found, verified_by, as_json=True)
     else:
-        click.echo(f"valid: {found.corim.id}, signed by {verified_by}")
+        click.echo(f"valid: {found.corim.id}, signed by {printable(verified_by or '')}")
     for line in replayed:
         click.echo(line, err=as_json)
     return EXIT_OK

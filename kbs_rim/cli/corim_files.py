@@ -44,6 +44,9 @@ def write(path: Path, data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)  # a pipe or a device is written to, not replaced
+        return
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
         temporary.write_bytes(data)

@@ -141,8 +141,8 @@ def _gather(files: tuple[Path, ...], given: list[Any], label: str) -> "tuple[Pro
         name = label if label != "realm" or str(path) == "-" else path.stem
         if isinstance(content, dict) and "triples" in content:
             found.append(_comid_of(content, path))
-        elif isinstance(content, dict) and {"platform", "realm"} & set(content):
-            found += _comids_of_store(path)
+        elif _is_store(content):
+            found += _comids_of_store(content, path.stem)
         else:
             measured += read_rims(content, name)
     if measured:
@@ -164,15 +164,23 @@ def _comid_of(content: dict[str, Any], path: Path) -> "tuple[Profile, Comid]":
         raise InvalidDocument(error.finding_id, f"{path}: {error.message}", expected=error.expected, seen=error.seen) from None
 
 
-def _comids_of_store(path: Path) -> "list[tuple[Profile, Comid]]":
-    """A rust-ccatoken store holds both kinds; each becomes a CoMID that is named after the file."""
+def _is_store(content: Any) -> bool:
+    """Whether this is a rust-ccatoken store: reference values, or a list of trust anchors."""
+    if isinstance(content, list):
+        return bool(content) and all(isinstance(item, dict) and "pkey" in item for item in content)
+    return isinstance(content, dict) and bool({"platform", "realm"} & set(content))
+
+
+def _comids_of_store(content: Any, name: str) -> "list[tuple[Profile, Comid]]":
+    """A store may hold realms and platforms; each kind becomes a CoMID that is named after the file."""
     from kbs_rim.appraisal.corim_document import Comid, Profile
     from kbs_rim.appraisal.endorsement_files import parse_endorsements
     from kbs_rim.appraisal.endorsements import Endorsements
 
-    held = parse_endorsements(path.read_bytes(), at=0)
-    parts = ((Profile.PLATFORM, Endorsements(platforms=held.platforms)), (Profile.REALM, Endorsements(realms=held.realms)))
-    return [(profile, Comid(tag_id=path.stem, endorsements=part)) for profile, part in parts if part.platforms or part.realms]
+    held = parse_endorsements(json.dumps(content).encode(), at=0)
+    platform = Endorsements(platforms=held.platforms, trust_anchors=held.trust_anchors)
+    parts = ((Profile.PLATFORM, platform), (Profile.REALM, Endorsements(realms=held.realms)))
+    return [(profile, Comid(tag_id=name, endorsements=part)) for profile, part in parts if part != Endorsements()]
 
 
 def _corim(

@@ -302,5 +302,11 @@ def test_a_hostile_plan_is_refused_before_anything_is_hashed(realm, attack):
     assert error.value.finding_id == "endorsement.malformed"
 
 
+def test_a_file_of_nothing_but_work_is_refused(realm):
+    """Each plan is a replay for whoever verifies the file."""
+    with pytest.raises(ValueError, match="at most 1024 images and 64"):
+        corim_of(plans=[plan_of(realm)] * 65)
+
+
 def test_the_unchanged_plan_is_good(realm):
     assert read(plan_changed(realm, lambda plan: None)).plans == (plan_of(realm),)

@@ -110,6 +110,12 @@ def test_measurements_and_stores_and_toml(capsys, tmp_path):
     assert (corim.id, corim.not_after, corim.entities[0].name) == ("head", 1924992000, "Me")
 
 
+def test_a_store_of_trust_anchors(capsys, tmp_path):
+    out = tmp_path / "x.cbor"
+    good(capsys, "make", VECTORS / "tokens/endorsements/trustee-tastore.json", "-o", out)
+    assert len(read_corim(out.read_bytes()).corim.endorsements.trust_anchors) == 1
+
+
 def test_other_forms(capsys, tmp_path):
     comid = json.loads(good(capsys, "make", "--rim", RIM, "--format", "comid-json"))
     assert comid["triples"]["reference-values"][0]["measurements"][0]["key"] == {"type": "string", "value": "cca.rim"}
