@@ -29,7 +29,8 @@ _TEXT_BYTES: Final = 4096
 _LOAD_OPTION = struct.Struct("<IH")
 _LOAD_OPTION_ATTRIBUTES: Final = 0x0000_1F0B
 """Attributes that UEFI defines (LOAD_OPTION_ACTIVE, FORCE_RECONNECT, HIDDEN, CATEGORY)."""
-_BOOT_ENTRIES: Final = 256
+_BOOT_ENTRIES: Final = 64
+"""More would be room for something else: of boot variables only the contents are hashed."""
 _GLOBAL_VARIABLE, _IMAGE_SECURITY = "8be4df61-93ca-11d2-aa0d-00e098032b8c", "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 SECURE_BOOT_VARIABLES: Final[Mapping[str, str]] = {
     "SecureBoot": _GLOBAL_VARIABLE,
@@ -95,9 +96,9 @@ def meanings_of(event: LoggedEvent) -> tuple[EventMeaning, ...]:
         return ()
     hashed = event.hashed
     found = [meaning for read in _READERS[event.rem] if (meaning := read(hashed)) is not None]
-    if isinstance(content, ImaTemplate) and event.rem in (REM2, REM3) and (entry := ima_entry(content)) is not None:
+    if isinstance(content, ImaTemplate) and hashed == content.data and event.rem in (REM2, REM3) and (entry := ima_entry(content)):
         found.append(EventMeaning(Meaning.IMA_ENTRY, entry.path.decode("utf-8"), hashed))
-    if isinstance(content, OpaqueContent):
+    if isinstance(content, OpaqueContent) and hashed.endswith(content.data):
         found.append(EventMeaning(Meaning.CEL_CONTENT, "", content.data))
     return tuple(found)
 

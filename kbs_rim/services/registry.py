@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -25,7 +25,6 @@ from kbs_rim.ports import (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+:~/,()@=-]{0,199}")
-_KIND_OF_ROLE = {Role.KERNEL: ImageKind.ARM64_IMAGE, Role.DEVICE_TREE: ImageKind.DEVICE_TREE}
 _MAX_REASON = 1000
 _MAX_PROVENANCE_BYTES = 16 * 1024
 _MAX_SET = 200
@@ -92,7 +91,7 @@ class Registry:
         return ImageRecord(
             id=measured.image_id,
             name=name,
-            roles=_roles(entry["roles"], measured.kind),
+            roles=_roles(entry["roles"], measured),
             state=ImageState.ACTIVE,
             measurements=measured,
             provenance=_provenance(entry.get("provenance", {})),
@@ -164,15 +163,24 @@ class Registry:
         return ChangeRecord(at=self._clock.now(), actor=actor, action=action, subject=subject, detail=detail)
 
 
-def _roles(value: Any, kind: ImageKind) -> tuple[Role, ...]:
-    """Read roles, and refuse those that an image of this kind could never play: it would be trusted in vain."""
+def _is_kernel(image: ImageMeasurements) -> bool:
+    """A VMM loads Images; firmware also loads compressed kernels that are PE files."""
+    return image.kind is ImageKind.ARM64_IMAGE or image.pe is not None
+
+
+def _is_uki_part(image: ImageMeasurements) -> bool:
+    return image.pe is not None and image.pe.uki is not None
+
+
+def _roles(value: Any, measured: ImageMeasurements) -> tuple[Role, ...]:
+    """Read roles, and refuse those that such an image could never play: it would be trusted in vain."""
     known = set(Role)
     good = isinstance(value, Sequence) and not isinstance(value, str)
     if not good or not value or not all(isinstance(item, str) and item in known for item in value):
         raise InvalidDocument("document.image", f"roles must list some of {', '.join(Role)}")
-    for role, needed in _KIND_OF_ROLE.items():
-        if role.value in value and kind is not needed:
-            raise InvalidDocument("document.image", f"only an image of the kind {needed} can be a {role}", expected=needed, seen=kind)
+    for role, (fits, needed) in _FIT.items():
+        if role.value in value and not fits(measured):
+            raise InvalidDocument("document.image", f"only {needed} can be a {role}", expected=needed, seen=measured.kind.value)
     return tuple(sorted({Role(item) for item in value}))
 
 
@@ -186,3 +194,12 @@ def _provenance(value: Any) -> dict[str, Any]:
     if size > _MAX_PROVENANCE_BYTES:
         raise InvalidDocument("document.image", f"provenance is larger than {_MAX_PROVENANCE_BYTES} bytes")
     return value
+
+
+_FIT: Mapping[Role, tuple[Callable[[ImageMeasurements], bool], str]] = {
+    Role.KERNEL: (_is_kernel, "an image of the kind arm64-image, or a PE file,"),
+    Role.DEVICE_TREE: (lambda image: image.kind is ImageKind.DEVICE_TREE, "an image of the kind device-tree"),
+    Role.BOOT_LOADER: (lambda image: image.pe is not None, "a PE file"),
+    Role.UKI: (_is_uki_part, "a PE file with sections of a UKI"),
+    Role.UKI_ADDON: (_is_uki_part, "a PE file with sections of a UKI"),
+}

@@ -9,6 +9,7 @@ from kbs_rim.limits import Limits
 from kbs_rim.measurement.image import measure_image
 from kbs_rim.ports import ImageState
 from kbs_rim.services.registry import Registry
+from tests.pe_builder import PeFile, Section, uki
 from tests.registry_values import AT, SettableClock, appraisal, kernel_bytes, release, workload
 
 INITRD = b"an initrd " * 500
@@ -103,6 +104,25 @@ async def test_an_image_cannot_be_registered_for_a_role_that_its_kind_cannot_pla
         await registry.register_image(**submission(roles=["initrd", "device-tree"]))
     await registry.register_image(**submission(kernel_bytes(), roles=["kernel"]))
     await registry.register_image(**submission(tree_bytes(vectors), roles=["device-tree"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "can", "cannot"),
+    [
+        (PeFile([Section(".text", b"code")]).build(), ["boot-loader", "kernel", "boot-file"], ["uki", "uki-addon", "device-tree"]),
+        (uki((".linux", b"k"), (".cmdline", b"quiet")), ["uki", "boot-loader"], ["device-tree"]),
+        (INITRD, ["boot-file", "acpi", "initrd"], ["boot-loader", "uki", "uki-addon", "kernel"]),
+    ],
+    ids=["program", "uki", "file"],
+)
+async def test_roles_in_a_measured_boot_fit_what_the_image_is(
+    registry: Registry, content: bytes, can: list[str], cannot: list[str]
+) -> None:
+    for role in cannot:
+        with pytest.raises(InvalidDocument, match="can be a"):
+            await registry.register_image(**submission(content, roles=[role]))
+    record, _ = await registry.register_image(**submission(content, roles=can))
+    assert {role.value for role in record.roles} == set(can)
 
 
 async def test_a_revocation_names_what_it_touches(registry: Registry, sqlite_store: Store, vectors) -> None:
