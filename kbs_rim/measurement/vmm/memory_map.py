@@ -41,7 +41,7 @@ def lay_out(profile: VmmProfile, request: VmRequest) -> MemoryMap:
         if size is not None:
             things[rule.thing] = region
     _check_firmware(profile, ram, things.get("firmware"))
-    return MemoryMap(ram, things, _devices(profile, request, ram), landmarks, flow)
+    return MemoryMap(ram, things, device_regions(profile, request, ram), landmarks, flow)
 
 
 def ipa_bits_of(profile: VmmProfile, memory: MemoryMap, ipa_limit: int) -> int:
@@ -102,7 +102,8 @@ def _base(rule: PlacementRule, size: int, request: VmRequest, landmarks: Mapping
     return known[0] + rule.offset + (header.text_offset if rule.text_offset and header else 0)
 
 
-def _devices(profile: VmmProfile, request: VmRequest, ram: Region) -> dict[str, Region]:
+def device_regions(profile: VmmProfile, request: VmRequest, ram: Region) -> dict[str, Region]:
+    """Return where the devices are, those that float above the RAM included."""
     devices = dict(profile.regions)
     hotplug = (request.ram_max or request.ram_size) - request.ram_size + request.hotplug_slots * GIB
     top = max(up(ram.end, GIB) + up(hotplug, GIB), profile.high_base)

@@ -134,16 +134,19 @@ _PATCHES: Mapping[TreeShape, Callable[[VmRequest, MemoryMap], Patch]] = {"qemu-v
 
 
 def patch_template(profile: VmmProfile, request: VmRequest, template: bytes) -> bytes:
-    """Return ``template`` changed to what ``request`` needs, not yet padded as the VMM loads it.
+    """Return ``template`` changed to what ``request`` needs, not yet padded as the VMM loads it. Errors as for ``patch_tree``."""
+    return patch_tree(profile, request, lay_out(profile, request), template)
+
+
+def patch_tree(profile: VmmProfile, request: VmRequest, memory: MemoryMap, template: bytes) -> bytes:
+    """Return ``template`` changed to what a VM needs that lies in memory as ``memory`` says.
 
     Raises ``InvalidDocument``: ``document.vm`` for a VMM that takes no tree, or a template that no VMM of this kind dumps;
     ``MalformedEvidence`` (``tree.malformed``) if it is no device tree.
     """
     if profile.tree not in _PATCHES:
         raise InvalidDocument("document.vm", f"{profile.name} takes no device tree, so there is no template to patch")
-    read = _read(template)
-    patch = _PATCHES[profile.tree](request, lay_out(profile, request))
-    return _write(read, patch)
+    return _write(_read(template), _PATCHES[profile.tree](request, memory))
 
 
 def _read(data: bytes) -> _Template:
