@@ -5,17 +5,25 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from kbs_rim.appraisal.address_range import Range
+from kbs_rim.appraisal.boot_rules import judge_boot_plan
 from kbs_rim.appraisal.bootargs import BootargsRules, judge_bootargs, parse_command_line
+from kbs_rim.appraisal.judged_tree import judge_device_tree
+from kbs_rim.appraisal.supplied_tree import read_supplied_tree
 from kbs_rim.appraisal.tree_pack import parse_rule_pack
 from kbs_rim.appraisal.tree_rules import TreeOptions, judge_tree
 from kbs_rim.appraisal.tree_surroundings import Surroundings
+from kbs_rim.appraisal.workload import Role, parse_workload
 from kbs_rim.errors import InvalidDocument, MalformedEvidence
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+from kbs_rim.limits import DEFAULT_LIMITS
+from kbs_rim.measurement.boot_plan import BootPlan, CreateRecord, LoadedImage, LogArea
 from kbs_rim.measurement.device_tree import DeviceTree, facts_of, parse_device_tree
 from kbs_rim.measurement.device_tree_diff import diff_trees
 from kbs_rim.measurement.device_tree_layout import read_tree_file
 from kbs_rim.measurement.device_tree_text import tree_source
 from kbs_rim.measurement.device_tree_writer import write_device_tree
 from kbs_rim.measurement.image import Arm64Header
+from kbs_rim.measurement.rmm import RealmCreate
 from kbs_rim.measurement.vmm.stock_qemu import stock_qemu_tree
 from kbs_rim.measurement.vmm.stock_qemu_arguments import read_stock_arguments
 from kbs_rim.measurement.vmm.stock_qemu_definition import BootFiles, HostFacts, stock_machine
@@ -66,6 +74,62 @@ def tree_seeds() -> Iterable[bytes]:
     tree = parse_device_tree(device_trees()[0])
     chosen = [replace(node, properties={**node.properties, "bootargs": b'console=ttyAMA0 root="a b"\0'}) for node in tree.root.children[:1]]
     yield write_device_tree(replace(tree.root, children=(*chosen, *tree.root.children[1:])))
+
+
+# --- the tree that a guest sends, in an appraisal ---------------------------------------------------------------------
+
+_CREATE = CreateRecord(0, RealmCreate(HashAlgorithm.SHA256, 0, 40, 0, 3, 3, 0))
+_WORKLOAD = parse_workload(
+    {
+        "name": "fuzz",
+        "images": [{"role": "kernel", "images": [f"sha256:{'ab' * 32}"]}],
+        "memory": {"base": 0x40000000, "size": {"min": 0, "max": 1 << 40}},
+        "device_tree": {
+            "mode": "rules",
+            "pack": "qemu-virt",
+            "bootargs": {"allowed": ["console=*", "quiet"]},
+            "cpus": {"min": 1, "max": 8},
+        },
+    }
+)
+_BY_NAME = {pack.name: pack for pack in PACKS}
+
+
+def check_supplied_tree(data: bytes) -> object:
+    """The first byte says whether the log names these bytes, alone or padded, and who sent them. Only bytes that it names are judged, as a
+    device tree, under the digest that they have; findings are few and can be shown.
+    """
+    choice, tree = (data[0], data[1:]) if data else (0, b"")
+    loaded = tree.ljust(len(tree) + 4096 * (choice >> 4 & 3), b"\0")
+    digest = HashAlgorithm.SHA256.digest(loaded if choice & 1 else b"another tree")
+    image = LoadedImage(1, "DTB" if choice & 2 else "BLOB", 0x48000000, len(loaded), digest, HashAlgorithm.SHA256)
+    log_area = (LogArea(2, 0x4F000000, 65536),) if choice & 8 else ()
+    plan = BootPlan(HashAlgorithm.SHA256, None, _CREATE, (image, *log_area), sent_tree=None if choice & 4 else tree)
+    reading = read_supplied_tree(tree if choice & 4 else None, plan, DEFAULT_LIMITS)
+    supplied = reading.supplied
+    resolved = {}
+    if supplied is not None:
+        require(bool(choice & 1), "a tree that the log does not name is not taken")
+        require(supplied.image.measurements.digests[HashAlgorithm.SHA256] == digest, "a tree has the digest that we computed")
+        require(supplied.image.roles == (Role.DEVICE_TREE,), "what comes as a tree is a tree and nothing else")
+        resolved = {1: supplied.image}
+    findings = [
+        *judge_device_tree(plan, resolved, _WORKLOAD, reading, _BY_NAME, DEFAULT_LIMITS),
+        *judge_boot_plan(plan, resolved, _WORKLOAD, None, judged_tree=supplied.image.id if supplied else None),
+    ]
+    require(len(findings) < 80, "findings are few")
+    documents = [finding.to_document() for finding in findings]
+    for document in documents:
+        for text in (document["message"], document.get("expected"), document.get("seen"), *document.get("where", {}).values()):
+            require_presentable(None if isinstance(text, int) else text)
+    ids = sorted({finding.id for finding in findings if finding.id.startswith("tree.")})
+    return Judged(", ".join(ids), (supplied.image.id if supplied else None, documents))
+
+
+def supplied_seeds() -> Iterable[bytes]:
+    """Trees that the log names, from log and envelope, padded and not; and one that it does not name."""
+    for data in tree_seeds():
+        yield from (bytes([choice]) + data for choice in (3, 7, 15, 0x13, 0x1F, 1, 2))
 
 
 def check_bootargs(data: bytes) -> object:
@@ -173,6 +237,7 @@ TARGETS = (
         cpu_ms=200,
     ),
     Target(name="device_tree", check=check_device_tree, seeds=tree_seeds, max_bytes=16 * 1024, cpu_ms=100),
+    Target(name="supplied_tree", check=check_supplied_tree, seeds=supplied_seeds, max_bytes=16 * 1024, cpu_ms=100),
     Target(name="bootargs", check=check_bootargs, seeds=bootargs_seeds, words=(b" ", b'"', b"=", b"--", b"rd.break", b"console=ttyAMA0")),
     Target(
         name="rule_pack",
