@@ -45,3 +45,24 @@ def replay(file: Path, *, as_json: bool) -> int:
     for number in differing:
         click.echo(f"kbs-rim: cases[{number}].rim: the file states another RIM", err=True)
     return EXIT_REFUSED if differing else EXIT_OK
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def kernel(*, as_json: bool) -> int:
+    """Say what computes RIMs here: the native kernel, or the pure one and why.
+
+    A broker may be told to take another (appraisal.kernel); the metric kbs_rim_native_kernel tells which it took.
+    """
+    import json
+
+    from kbs_rim.measurement.chain_kernel import NATIVE_STATE, in_use
+
+    found = in_use()
+    if as_json:
+        click.echo(json.dumps({"kernel": found.name, "native": NATIVE_STATE, "implementations": dict(found.implementations)}, indent=2))
+        return EXIT_OK
+    click.echo(f"{found.name}: " + ", ".join(f"{hash_name} by {code}" for hash_name, code in found.implementations.items()))
+    if found.name == "pure":
+        click.echo(f"The native kernel is not used: {NATIVE_STATE}.", err=True)
+    return EXIT_OK

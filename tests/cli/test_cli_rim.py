@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kbs_rim.cli import main
+from kbs_rim.measurement.chain_kernel import NATIVE, NATIVE_STATE
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "rim"
 
@@ -67,3 +68,14 @@ def test_stdin_and_the_installed_command():
     command = [sys.executable, "-c", "from kbs_rim.cli import main; main()", "rim", "replay", "-"]
     done = subprocess.run(command, input=data, capture_output=True, check=True)
     assert done.stdout.decode().splitlines() == [case["rim"] for case in json.loads(data)["cases"]]
+
+
+def test_the_kernel_in_use_is_named(capsys):
+    code, out, _ = run(capsys, "rim", "kernel", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["kernel"] == ("pure" if NATIVE is None else "native")
+    assert found["native"] == NATIVE_STATE
+    assert found["implementations"].keys() == {"sha-256", "sha-384", "sha-512"}
+    code, out, _ = run(capsys, "rim", "kernel")
+    assert (code, out.split(" by ")[0]) == (0, f"{found['kernel']}: sha-256")
