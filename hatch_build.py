@@ -68,6 +68,7 @@ class KernelBuildHook(BuildHookInterface[Any]):
             self._folder = tempfile.TemporaryDirectory()
             built = compile_kernel(Path(self._folder.name))
         except CannotCompile as error:
+            self._forget()
             if wanted == "required":
                 raise
             self.app.display_warning(f"no native kernel, the package is pure Python: {error}")
@@ -79,8 +80,12 @@ class KernelBuildHook(BuildHookInterface[Any]):
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove what was compiled for a wheel."""
+        self._forget()
+
+    def _forget(self) -> None:
         if self._folder is not None:
             self._folder.cleanup()
+            self._folder = None
 
 
 def main() -> int:
