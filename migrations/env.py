@@ -10,8 +10,9 @@ from typing import Any, Literal
 from alembic import context
 from sqlalchemy import URL, Connection
 
+from kbs_rim.adapters.db.column_types import JsonText, UtcDateTime
 from kbs_rim.adapters.db.engine import normalise_url, postgres_engine, sqlite_engine
-from kbs_rim.adapters.db.models import Base, JsonText, UtcDateTime
+from kbs_rim.adapters.db.models import Base
 
 
 def render(_kind: str, item: object, _context: Any) -> str | Literal[False]:

@@ -308,12 +308,12 @@ class Broker:
                 secret=secret,
                 version=version,
                 key_thumbprint=key.thumbprint.hex(),
-                sealing=_sealing_name(key),
+                sealing=key.algorithm.value,
             ),
             registry_sequence=sequence,
         )
         log = _log.warning if key.algorithm is SealingAlgorithm.RSA1_5 else _log.info
-        name = _sealing_name(key)
+        name = key.algorithm.value
         log("released", ticket=attempt.ticket, secret=secret, version=version, sealing=name, request_id=attempt.request_id)
         return Release(sealed, attempt.ticket)
 
@@ -330,7 +330,7 @@ class Broker:
             workload=candidate.workload.name if candidate else None,
             workload_revision=candidate.revision if candidate else None,
             findings=tuple(finding.to_document() for finding in findings),
-            inputs={name: _sha256(data) for name, data in attempt.payloads.items()},
+            inputs={name: hashlib.sha256(data).hexdigest() for name, data in attempt.payloads.items()},
             facts={
                 **(verdict.facts if verdict else {}),
                 "challenge": attempt.challenge.value.hex(),
@@ -396,13 +396,5 @@ def _seal(key: GuestKey, plaintext: bytes) -> SealedSecret:
     raise OurFault(f"the secret could not be sealed: {failure}")
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _seconds(moment: datetime) -> int:
     return int(moment.timestamp())
-
-
-def _sealing_name(key: GuestKey) -> str:
-    return key.algorithm.value

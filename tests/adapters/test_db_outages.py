@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from kbs_rim.adapters.db import Store, open_store
+from kbs_rim.adapters.db.column_types import UtcDateTime
 from kbs_rim.adapters.db.engine import Database, normalise_url, storable
 from kbs_rim.adapters.db.migrate import upgrade
-from kbs_rim.adapters.db.models import Base, UtcDateTime
+from kbs_rim.adapters.db.models import Base
 from kbs_rim.appraisal.workload import Role
 from kbs_rim.errors import ConfigurationError, StoreUnavailable
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm

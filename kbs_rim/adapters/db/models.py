@@ -7,28 +7,24 @@ challenge is marked as redeemed, a principal as revoked, and the material of a r
 Text is compared byte by byte on both engines (``COLLATE "C"``): an index must not change its order with the system's locale.
 """
 
-import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from sqlalchemy import (
-    BigInteger,
     CheckConstraint,
-    DateTime,
-    Dialect,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
     Index,
-    Integer,
     LargeBinary,
     MetaData,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from kbs_rim.adapters.db.column_types import ByteText, JsonText, Number, UtcDateTime
 
 SCHEMA_VERSION = "0004"
 """The migration that this code needs; a test holds it against ``migrations/``. Serving needs no alembic to know it."""
@@ -40,47 +36,6 @@ _NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """Aware times, stored in UTC with microseconds; a naive one is a bug and is refused."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Turn an aware time into UTC; raise ``ValueError`` for a naive one."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a zone cannot be stored")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give the zone back that SQLite does not keep."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class JsonText(TypeDecorator[Any]):
-    """JSON in ASCII: NUL and lone surrogates, which a hostile realm may send, survive as escapes; PostgreSQL's JSONB refuses them."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str:
-        """Encode."""
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """Decode."""
-        return None if value is None else json.loads(value)
-
-
-ByteText = Text().with_variant(Text(collation="C"), "postgresql")
-Number = BigInteger().with_variant(Integer(), "sqlite")
-"""SQLite numbers rows by itself only in a column declared INTEGER."""
 
 Key = Annotated[str, mapped_column(primary_key=True)]
 KeyNumber = Annotated[int, mapped_column(primary_key=True, autoincrement=False)]
