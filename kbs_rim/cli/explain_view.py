@@ -1,15 +1,17 @@
 """``kbs-rim appraisal explain``: files compared with registered images here, where the files are, and the text for people."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from kbs_rim.cli.admin_client import AdminClient
-from kbs_rim.errors import InvalidDocument, MalformedEvidence
+from kbs_rim.errors import InvalidDocument, MalformedEvidence, TheirFault
 from kbs_rim.evidence.printable import printable
 
 _MAX_LISTED = 10
+_PLACES = ("workload", "event", "role", "description", "image", "node", "property", "register", "address")
 _NOT_THIS_FILE = "this is none of the unknown images that the log names: the realm loaded another file"
 
 
@@ -28,9 +30,41 @@ def compare_images(client: AdminClient, answer: dict[str, Any], files: tuple[Pat
         about = [reason for reason in unknown if reason["finding"].get("seen") in digests]
         differences += [_difference(client, reason, file, image) for reason in about]
         if not about:
-            problem = _NOT_THIS_FILE if unknown else "nothing to compare: the log names no unknown image"
-            differences.append({"file": str(file), "problem": problem})
+            differences.append(
+                _beside_loaded(client, answer, file, image) if not unknown else {"file": str(file), "problem": _NOT_THIS_FILE}
+            )
     return differences
+
+
+def _beside_loaded(client: AdminClient, answer: dict[str, Any], file: Path, image: Any) -> dict[str, Any]:
+    """Compare a file with the images that the log names, all of them registered: one of them was perhaps not what was loaded."""
+    from kbs_rim.appraisal.explain import differing_granules
+    from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+    from kbs_rim.limits import DEFAULT_LIMITS
+    from kbs_rim.measurement.boot_plan import LoadedImage
+    from kbs_rim.measurement.image import ImageMeasurements
+
+    ids = answer["appraisal"]["facts"].get("images", [])
+    if image.image_id in ids:
+        return {"file": str(file), "problem": "this is registered, and the log names it: these bytes are not what differs"}
+    if not ids or all(reason["finding"]["id"] != "rim.mismatch" for reason in answer["reasons"]):
+        return {"file": str(file), "problem": "nothing to compare: the log names no unknown image"}
+    known = []
+    for image_id in ids:
+        with suppress(TheirFault):  # a tree that came with the evidence is registered nowhere
+            known.append(client.get(f"/admin/v1/images/{image_id}"))
+    if not known:
+        return {"file": str(file), "problem": "nothing to compare: no image of the log is registered any more"}
+    near = min(known, key=lambda item: abs(item["size"] - image.size))
+    registered = ImageMeasurements.from_document(client.get(f"/admin/v1/images/{near['id']}/measurements"), DEFAULT_LIMITS)
+    # The findings do not say where it lies; granules are counted from its start.
+    sha256 = HashAlgorithm.SHA256
+    difference = differing_granules(image, registered, LoadedImage(0, "", 0, image.size, image.digests[sha256], sha256), _MAX_LISTED)
+    if difference is None:
+        return {"file": str(file), "problem": f"cannot be compared with {near['name']}"}
+    granules = [{"index": index, "address": f"offset {address:#x}"} for index, address in difference.first]
+    result = {"file": str(file), "nearest": near["id"], "name": near["name"], "granules": granules}
+    return {**result, "differing": difference.count, "compared": difference.compared}
 
 
 def _difference(client: AdminClient, reason: dict[str, Any], file: Path, image: Any) -> dict[str, Any]:
@@ -110,7 +144,9 @@ def _print_reason(reason: dict[str, Any]) -> None:
             # One replay a line: each has a digest of its own.
             lines = finding[name].split("; ") if finding["id"] == "rim.mismatch" else [finding[name]]
             click.echo(f"  {name}: " + "\n            ".join(lines))
-    where = ", ".join(f"{name} {value}" for name, value in finding.get("where", {}).items())
+    place = finding.get("where", {})
+    # From the large to the small; a record has its members in the order of the alphabet.
+    where = ", ".join(f"{name} {place[name]}" for name in sorted(place, key=_rank))
     if where:
         click.echo(f"  where: {where}")
     click.echo(f"  {reason['title']} {reason['remedy']}")
@@ -120,6 +156,10 @@ def _print_reason(reason: dict[str, Any]) -> None:
         more = near["size_difference"]
         size = f"{abs(more)} bytes {'smaller' if more > 0 else 'larger'} than the log's" if more else "same size"
         click.echo(f"  near: {near['name']} ({near['state']}, {size}) {near['id']}")
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (_PLACES.index(name) if name in _PLACES else len(_PLACES), name)
 
 
 def _print_difference(difference: dict[str, Any]) -> None:

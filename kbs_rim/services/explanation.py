@@ -1,11 +1,13 @@
 """Explaining a refusal: the record, its stored log and today's registry, put together for whoever has the ticket."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kbs_rim.appraisal.explain import Reason, differing_granules, every_dialect, explain
 from kbs_rim.appraisal.registered_image import ImageSet, RegisteredImage
@@ -23,6 +25,10 @@ from kbs_rim.services.audit import Auditor
 
 _T = TypeVar("_T")
 _PAGE = 500
+_MAX_NAMED = 32
+"""How many images of one explanation are looked up for their names."""
+_IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
+_SHORT_ID = len("sha256:") + 12
 _MAX_COMPARED = 5000
 """How many registered images are looked at for near ones."""
 
@@ -50,7 +56,9 @@ class Explainer:
         registered = await self._registered() if unknown else []
         wide = await self._replay(record, plan) if "rim.mismatch" in record.finding_ids else None
         reasons = explain(record.findings, plan=plan, registered=registered, wide_replay=wide)
-        return Explanation(record, await self._with_content(record, plan, reasons) if unknown and plan else reasons)
+        if unknown and plan:
+            reasons = await self._with_content(record, plan, reasons)
+        return Explanation(record, await self._with_names(reasons))
 
     async def _plan(self, record: AppraisalRecord) -> BootPlan | None:
         digest = record.inputs.get("log.vmm")
@@ -112,8 +120,28 @@ class Explainer:
             explained.append(reason)
         return tuple(explained)
 
+    async def _with_names(self, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+        """Say what people call the images that findings name by their ids."""
+        ids = [_image_ids(reason.finding) for reason in reasons]
+        names: dict[str, str] = {}
+        for image_id in list(dict.fromkeys(image_id for found in ids for image_id in found))[:_MAX_NAMED]:
+            with suppress(NotFound):
+                image = await self._images.get_image(image_id)
+                roles = ", ".join(role.value for role in image.roles)
+                names[image_id] = f"{image_id[:_SHORT_ID]}... is {image.name} ({roles}, {image.state.value})"
+        return tuple(
+            replace(reason, hints=(*reason.hints, *(names[image_id] for image_id in found if image_id in names)))
+            for reason, found in zip(reasons, ids, strict=True)
+        )
+
     async def _off_loop(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _image_ids(finding: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ids of images in what a finding expected, saw, and where it is, each once."""
+    texts = (finding.get("expected"), finding.get("seen"), finding.get("where", {}).get("image"))
+    return tuple(dict.fromkeys(found for text in texts if text for found in _IMAGE_ID.findall(str(text))))
 
 
 def _compared(sent: bytes, loaded: LoadedImage, known: Sequence[ImageRecord], limits: Limits) -> tuple[str, ...]:

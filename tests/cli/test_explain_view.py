@@ -3,6 +3,7 @@
 import hashlib
 
 from kbs_rim.cli.explain_view import compare_images, measured_images, print_explanation, runtime_summary
+from kbs_rim.measurement.image import measure_image
 
 FACTS = {
     "runtime": {
@@ -43,8 +44,34 @@ def test_a_file_that_the_log_does_not_name_is_not_passed_over(tmp_path):
         "file": str(tmp_path / "Image"),
         "problem": "this is none of the unknown images that the log names: the realm loaded another file",
     }
-    [told] = compare_images(None, answer_about(), (tmp_path / "Image",))
+    nothing = {"appraisal": {"facts": {"images": ["sha256:00"]}}, "reasons": []}
+    [told] = compare_images(None, nothing, (tmp_path / "Image",))
     assert told["problem"] == "nothing to compare: the log names no unknown image"
+
+
+def test_a_file_is_compared_with_what_the_log_names_if_the_rim_did_not_match(tmp_path, capsys):
+    """The host loaded other bytes than it logged: its file shows which."""
+    trusted = bytes(range(256)) * 64
+    loaded = bytearray(trusted)
+    loaded[5000] ^= 1
+    (tmp_path / "loaded").write_bytes(loaded)
+    (tmp_path / "trusted").write_bytes(trusted)
+    known = {measured.image_id: measured for measured in (measure_image(trusted), measure_image(b"x" * 99))}
+
+    class Client:
+        def get(self, path):
+            image_id, _, more = path.removeprefix("/admin/v1/images/").partition("/")
+            measured = known[image_id]
+            return measured.to_document() if more else {"id": image_id, "name": "kernel", "size": measured.size}
+
+    reasons = [{"finding": {"id": "rim.mismatch", "step": 5, "message": "m"}, "title": "t", "remedy": "r", "hints": [], "nearest": []}]
+    record = {"verdict": "refused", "secret": "s", "workload": "w", "at": "now", "facts": {"images": list(known)}}
+    answer = {"appraisal": record, "reasons": reasons}
+    differences = compare_images(Client(), answer, (tmp_path / "loaded", tmp_path / "trusted"))
+    assert differences[1]["problem"] == "this is registered, and the log names it: these bytes are not what differs"
+    print_explanation({**answer, "differences": differences})
+    out = capsys.readouterr().out
+    assert f"{tmp_path}/loaded and kernel: 1 of 4 granules differ\n  granule 1 at offset 0x1000\n" in out
 
 
 def test_a_file_with_nothing_registered_beside_it_is_not_passed_over(tmp_path, capsys):
@@ -64,3 +91,12 @@ def test_replays_that_did_not_match_stand_on_lines_of_their_own(capsys):
     reason = {"finding": finding, "title": "t", "remedy": "r", "hints": [], "nearest": []}
     print_explanation({"appraisal": record, "reasons": [reason], "differences": []})
     assert "  expected: rmm-1.0/4k/log: aa\n            rmm-2.0/4k/log: bb\n  seen: cc\n" in capsys.readouterr().out
+
+
+def test_a_place_is_told_from_the_large_to_the_small(capsys):
+    where = {"address": "0x48000000", "event": 5, "node": "/chosen", "property": "linux,initrd-start", "z": 1}
+    finding = {"id": "tree.initrd", "step": 7, "message": "m", "where": where}
+    record = {"verdict": "refused", "secret": "s", "workload": "w", "at": "now", "facts": {}}
+    reasons = [{"finding": finding, "title": "t", "remedy": "r", "hints": [], "nearest": []}]
+    print_explanation({"appraisal": record, "reasons": reasons, "differences": []})
+    assert "  where: event 5, node /chosen, property linux,initrd-start, address 0x48000000, z 1\n" in capsys.readouterr().out

@@ -72,3 +72,12 @@ async def test_an_unknown_tree_whose_bytes_came_along_is_compared_with_the_neare
     assert hint.startswith("its bytes came along: 1 of ")
     assert hint.endswith(f": {page} at {base + 4096 * page:#x}")
     assert reason["nearest"][0]["name"] in hint
+
+
+async def test_images_that_findings_name_by_id_have_names(site):
+    ticket = await refused(site, lie=Lie.UNMEASURED_INITRD_PAGE)
+    reasons = await explanation(site, ticket)
+    missing = next(reason for reason in reasons if reason["finding"]["id"] == "boot.role-missing")
+    image = missing["finding"]["expected"]
+    known = {item["id"]: item["name"] for item in (await site.get("/admin/v1/images", params={"limit": 500}))["images"]}
+    assert missing["hints"] == [f"{image[:19]}... is {known[image]} (initrd, active)"]
