@@ -17,8 +17,12 @@ _BLOCK = 512
 _HEADER = struct.Struct("<100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 """name, mode, uid, gid, size, mtime, chksum, typeflag, linkname, magic and version, uname, gname, devmajor, devminor, prefix."""
 _CHECKSUM = slice(148, 156)
+_UNUSED_NUMBERS = (1, 2, 3, 5, 12, 13)
+"""mode, uid, gid, mtime, devmajor, devminor: a reader that cannot make them out takes the archive to end there."""
 _POSIX, _GNU = b"ustar\x0000", b"ustar  \0"
 _SIZE_BITS = 63
+_BINARY = (0x80, 0xFF)
+"""First byte of a number in GNU's binary form, positive and negative."""
 _NAME_BYTES = DEFAULT_SOURCE_LIMITS.name_bytes
 
 
@@ -117,6 +121,8 @@ class _TarReader:
         fields = _HEADER.unpack(header)
         if fields[9] not in (_POSIX, _GNU):
             raise _refused("the header of a member is not one of ustar, pax or GNU tar")
+        for number in _UNUSED_NUMBERS:
+            _expect_number(fields[number])
         stated = _octal(fields[6])
         if stated != sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" "):
             raise _refused("the checksum of a header is wrong")
@@ -206,8 +212,8 @@ def _member(header: bytes, extended: _Extended, offset: int, content: Window) ->
         raise _refused("two headers give different sizes", path)
     if kind is not TarKind.FILE and content.left:
         raise _refused(f"a {kind} with content", path)
-    if kind is TarKind.FILE and path.endswith("/"):
-        raise _refused("a file whose name is that of a folder", path)
+    if kind is not TarKind.FOLDER and (path.endswith("/") or path == "."):
+        raise _refused(f"a {kind} whose name is that of a folder", path)
     target = extended.target if extended.target is not None else _until_nul(fields[8])
     shown = target.decode("utf-8", "backslashreplace")
     if kind is TarKind.HARD_LINK:
@@ -225,7 +231,7 @@ def safe_path(name: bytes) -> str:
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise _refused("a member's name leads out of the archive", text)
-    return "/".join(parts) + ("/" if parts and text.endswith("/") else "") or "."
+    return "/".join(parts) + ("/" if parts and text.endswith(("/", "/.")) else "") or "."
 
 
 def _until_nul(field: bytes) -> bytes:
@@ -233,17 +239,23 @@ def _until_nul(field: bytes) -> bytes:
 
 
 def _octal(field: bytes) -> int:
-    digits = field.strip(b" \0")
+    digits = field.rstrip(b" \0").lstrip(b" ")
     if not digits or any(digit not in b"01234567" for digit in digits):
         raise _refused("a number in a header is not octal")
     return int(digits, 8)
 
 
+def _expect_number(field: bytes) -> None:
+    """Refuse a field that holds neither a number nor nothing."""
+    if field[0] not in _BINARY and field.strip(b" \0"):
+        _octal(field)
+
+
 def _number(field: bytes) -> int:
     """Read a size: octal, or GNU's binary form for what is too long for it."""
-    if not field[0] & 0x80:
+    if field[0] != _BINARY[0]:
         return _octal(field)
-    value = int.from_bytes(field, "big") - (0x80 << 8 * (len(field) - 1))
+    value = int.from_bytes(field[1:], "big")
     if not 0 <= value < 1 << _SIZE_BITS:
         raise _refused("a size is negative or absurd")
     return value

@@ -126,3 +126,22 @@ def test_a_size_beyond_every_disk_is_refused():
     header[148:156] = b"        "
     header[148:156] = b"%06o\0 " % sum(header[:512])
     assert refusal(bytes(header)) == "source.archive"
+
+
+def patched(at: int, field: bytes) -> bytes:
+    """An archive of one file, whose header has ``field`` and again a right checksum."""
+    data = bytearray(one(info("f"), b"x", form=tarfile.GNU_FORMAT))
+    data[at : at + len(field)] = field
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("at", "field"),
+    [(100, b"rwxr-xr-"), (108, b"\x97" * 8), (136, b"yesterday   "), (124, b"\0" * 10 + b"1\0"), (124, b"1\x001        "), (0, b"./\0")],
+    ids=["mode", "uid in no binary form", "time", "NULs before a size", "NUL inside a size", "a file called like a folder"],
+)
+def test_a_header_that_ends_the_archive_for_other_readers_is_refused(at, field):
+    """Found by fuzzing against tarfile, which stops at such a header or reads another size."""
+    assert refusal(patched(at, field)) == "source.archive"
