@@ -215,7 +215,7 @@ def _boot_text(data: bytes) -> EventMeaning | None:
 
 def _load_options(data: bytes) -> EventMeaning | None:
     text = wide_text(data)
-    return None if text is None or plain_text(data) is not None else EventMeaning(Meaning.LOAD_OPTIONS, text)
+    return None if text is None else EventMeaning(Meaning.LOAD_OPTIONS, text)
 
 
 def _section_name(data: bytes) -> EventMeaning | None:

@@ -84,7 +84,7 @@ def check_event_meaning(data: bytes) -> object:
     for meaning in found:
         require_presentable(str(meaning))
     require(len(set(kinds)) == len(kinds), "each reader gives one meaning")
-    require(not {Meaning.KERNEL_TEXT, Meaning.LOAD_OPTIONS} <= set(kinds), "text of 8 and of 16 bits are kept apart")
+    require(len(hashed) == 2 or not {Meaning.KERNEL_TEXT, Meaning.LOAD_OPTIONS} <= set(kinds), "text of 8 and of 16 bits are kept apart")
     require(not {Meaning.BOOT_OPTION, Meaning.SECURE_BOOT_VARIABLE} <= set(kinds), "a variable of Secure Boot is no boot option")
     require(not {Meaning.BOOT_ORDER, Meaning.SECURE_BOOT_VARIABLE} <= set(kinds), "a variable of Secure Boot is no boot order")
     return Judged(str(sorted(kinds)), found)
