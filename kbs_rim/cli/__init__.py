@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         code = root.main(args=None if arguments is None else list(arguments), prog_name="kbs-rim", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else EXIT_OK)
     except click.UsageError as error:
-        if isinstance(error, click.BadParameter) and error.param is not None and isinstance(error.param.type, click.Path):
+        left_out = isinstance(error, click.MissingParameter)
+        if isinstance(error, click.BadParameter) and not left_out and error.param is not None and isinstance(error.param.type, click.Path):
             # A file that is not there is no matter of usage: every command says so in the same way.
             click.echo(f"kbs-rim: {error.message}", err=True)
             sys.exit(EXIT_FAILED)

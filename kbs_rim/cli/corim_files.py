@@ -1,6 +1,8 @@
 """What every ``kbs-rim corim`` command needs of files: private keys, trusted keys and roots, templates, times; and writing a result."""
 
+import errno
 import json
+import os
 import secrets
 import sys
 import tomllib
@@ -47,6 +49,8 @@ def write(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)  # a pipe or a device is written to, not replaced
         return
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
         temporary.write_bytes(data)
