@@ -139,7 +139,7 @@ class _Subject:
 def _measure(ctx: click.Context, vmm: "Vmm", own: dict[str, Any]) -> int:
     from kbs_rim.cli.measure_view import tree_notes
 
-    options = _joined(ctx.obj or {}, own)
+    options = _joined(ctx, own)
     _check(options)
     subject, notes = _subject(vmm, ctx.meta["kbs_rim.vmm_arguments"], options)
     if not options["quiet"]:
@@ -174,13 +174,14 @@ def _subject(vmm: "Vmm", arguments: Sequence[str], options: dict[str, Any]) -> t
     return _Subject(definition, profile, host, RmmVersion(options["rmm"] or "1.0"), files), notes
 
 
-def _joined(outer: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def _joined(ctx: click.Context, own: dict[str, Any]) -> dict[str, Any]:
     """Options before the VMM's name, overridden by those behind it; what is repeatable adds up."""
+    outer: dict[str, Any] = ctx.obj or {}
     joined = dict(own)
     for name, value in outer.items():
         if name == "configs":
             joined[name] = (*value, *own[name])
-        elif own[name] in (None, False, 0) and value is not None:
+        elif ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
             joined[name] = value
     return joined
 

@@ -242,6 +242,11 @@ def test_options_may_stand_before_the_vmm(capsys, tmp_path):
     assert inside["parameters"]["num_bps"] == 9
 
 
+def test_the_options_behind_the_vmm_win(capsys):
+    document = measured(capsys, "-c", "fvp", "--sve-vl", "1024", "--pmu", "true", "qemu", "--sve-vl", "0", "--pmu", "false", "--json")
+    assert (document["parameters"]["sve_vl"], document["parameters"]["pmu"]) == (0, False)
+
+
 def test_a_profile_is_another_flow(capsys):
     files = ("-k", str(IMAGES / "linux.bin"), "-c", "fvp", "--json")
     now = measured(capsys, "kvmtool", *files, "--", *KVMTOOL, "-k", "k")
@@ -251,6 +256,9 @@ def test_a_profile_is_another_flow(capsys):
     ]  # fmt: skip
     assert then["rim"] != now["rim"]
     assert then["dtb_sha256"] == now["dtb_sha256"]
+    assert (now["parameters"]["sve_vl"], then["parameters"]["sve_vl"]) == (512, 0)
+    code, _, err = run(capsys, "kvmtool", *files, "--profile", "kvmtool-eac5", "--", *KVMTOOL, "-k", "k", "--measurement-log")
+    assert (code, "measurement log" in err) == (1, True)
 
 
 def test_a_vmm_that_makes_its_own_tree_is_told_of(capsys):

@@ -91,7 +91,7 @@ def test_commas():
 def test_json_forms():
     plain = properties_of("-object", "rme-guest,id=r,measurement-log=on", "qom-type")
     assert properties_of("-object", '{"id":"r","qom-type":"rme-guest","measurement-log":true}', "qom-type") == plain
-    for text in ("{", "{}", '{"qom-type":1}', "{" * 5000):
+    for text in ("{", "{}", '{"qom-type":1}', "{" * 5000, '{"qom-type":"a","qom-type":"b"}'):
         with pytest.raises(InvalidDocument, match="-object"):
             properties_of("-object", text, "qom-type")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kbs_rim.calculator_files import load_host_capabilities, shipped_hosts
+from kbs_rim.calculator_files import load_host_capabilities, load_vmm_profile, shipped_hosts
 from kbs_rim.errors import ConfigurationError, InvalidDocument
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.measurement.vmm.arguments import parse_arguments
@@ -155,6 +155,15 @@ def test_a_kvmtool_pmu_is_there_only_if_asked_for():
     base = ("-c", "1", "-m", "64M")
     assert not effective_host(parse_arguments("kvmtool", base), FVP, KVMTOOL).pmu
     assert effective_host(parse_arguments("kvmtool", [*base, "--pmu"]), FVP, KVMTOOL).pmu
+
+
+@pytest.mark.parametrize(
+    ("more", "sve_vl", "pmu"),
+    [([], 0, False), (["--pmu"], 0, False), (["--pmu-counters", "3"], 0, True), (["--sve-max-vl", "256"], 256, False)],
+)
+def test_an_older_kvmtool_has_what_is_asked_for(more, sve_vl, pmu):
+    host = effective_host(parse_arguments("kvmtool", ["-c", "1", "-m", "64M", *more]), FVP, load_vmm_profile("kvmtool-eac5"))
+    assert (host.capabilities.sve_vl, host.pmu) == (sve_vl, pmu)
 
 
 def test_who_chooses_the_hash():

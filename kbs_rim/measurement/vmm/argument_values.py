@@ -135,13 +135,20 @@ def properties_of(option: str, text: str, first: str) -> tuple[Property, ...]:
     if not text.startswith("{"):
         return split_properties(text, escaped=True)
     try:
-        members = json.loads(text)
+        members = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError):
-        raise refuse_argument(option, "begins like JSON but is none") from None
+        raise refuse_argument(option, "begins like JSON but is none, or has a member twice") from None
     kind = members.get(first) if isinstance(members, dict) else None
     if not isinstance(kind, str):
         raise refuse_argument(option, f'its JSON object needs "{first}"')
     return (Property("", kind), *(Property(key, _scalar(value)) for key, value in members.items() if key != first))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member twice")
+    return members
 
 
 def _scalar(value: Any) -> str:

@@ -1,7 +1,6 @@
 """What a VMM is asked for, and what it makes of it: where everything lies, what the vCPU starts with, the realm parameters.
 
-Implements the common part of ``specs/vmm-platforms.md`` 2.1 and 4. A request that the real VMM could not run is refused
-(8.12, 8.19) with ``InvalidDocument`` (``document.vm``), never silently changed.
+A request that the real VMM could not run is refused with ``InvalidDocument`` (``document.vm``), never silently changed.
 """
 
 from dataclasses import dataclass

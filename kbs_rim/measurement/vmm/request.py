@@ -41,11 +41,14 @@ def effective_host(definition: VmDefinition, host: HostCapabilities, profile: Vm
         if (wanted := getattr(limits, name)) is not None and (has := getattr(host, name)) is not None and wanted > has
     ]
     capabilities = host.restricted_by(limits)
+    if "sve-on-request" in profile.features and limits.sve_vl is None:
+        capabilities = capabilities.restricted_by(HostCapabilities(sve_vl=0))
     sve_vl = _switched_sve(capabilities.sve_vl, definition)
     if sve_vl is not None:
         capabilities = capabilities.restricted_by(HostCapabilities(sve_vl=sve_vl))
-    pmu = _pmu(definition, host)
-    if definition.pmu and not pmu:
+    asked = limits.pmu_num_ctrs is not None if "pmu-by-counters" in profile.features else definition.pmu
+    pmu = _pmu(asked, host)
+    if asked and not pmu:
         remarks.append("the VM asks for a PMU, the host has none; the RIM is for a realm without one")
     algorithm = definition.hash_algorithm or host.hash_algorithm or profile.hash_algorithm
     return EffectiveHost(capabilities, algorithm, pmu, tuple(remarks))
@@ -109,11 +112,11 @@ def _known(name: str, value: int | None) -> int:
     return value
 
 
-def _pmu(definition: VmDefinition, host: HostCapabilities) -> bool:
+def _pmu(asked: bool | None, host: HostCapabilities) -> bool:
     """QEMU and cloud-hypervisor give a realm the PMU that the host has; asking for one means that there is one, if nobody says no."""
-    if definition.pmu is None:
+    if asked is None:
         return bool(host.pmu)
-    return definition.pmu and host.pmu is not False
+    return asked and host.pmu is not False
 
 
 def _switched_sve(sve_vl: int | None, definition: VmDefinition) -> int | None:

@@ -1,6 +1,7 @@
 """Pieces that the generated device trees of all VMMs share, in the reference's order of nodes and properties.
 
-Implements ``specs/vmm-platforms.md`` 3.2. Values are big-endian cells; unit addresses are hex, CPU numbers decimal (8.20).
+Values are big-endian cells; unit addresses are hex, CPU numbers decimal, as the reference tool writes them though the Devicetree
+Specification (2.2.1.1) wants hex: another name would be another RIM.
 """
 
 from collections.abc import Iterable, Mapping

@@ -21,8 +21,11 @@ Rule = Literal["at", "above", "below"]
 RULES: tuple[Rule, ...] = ("at", "above", "below")
 OperationKind = Literal["ripas", "data", "rec", "unmeasured"]
 OPERATION_KINDS: tuple[OperationKind, ...] = ("ripas", "data", "rec", "unmeasured")
-Feature = Literal["hotplug", "movable-firmware", "virtio-mmio", "lone-initrd", "log"]
-FEATURES: tuple[Feature, ...] = ("hotplug", "movable-firmware", "virtio-mmio", "lone-initrd", "log")
+Feature = Literal["hotplug", "movable-firmware", "virtio-mmio", "lone-initrd", "log", "sve-on-request", "pmu-by-counters"]
+FEATURES: tuple[Feature, ...] = (
+    "hotplug", "movable-firmware", "virtio-mmio", "lone-initrd", "log", "sve-on-request", "pmu-by-counters",
+)  # fmt: skip
+"""``sve-on-request``: no SVE unless the arguments limit its length. ``pmu-by-counters``: a PMU if they limit its counters."""
 TreeShape = Literal["qemu-virt", "kvmtool", "cloud-hypervisor"]
 
 
