@@ -1,4 +1,4 @@
-"""Client of Veraison's challenge-response verification API (verifiers.md 1), and of anything else that speaks it.
+"""Client of Veraison's challenge-response verification API, and of anything else that speaks it.
 
 It moves bytes and judges nothing: whatever is not a complete, well-formed answer within the deadline becomes
 ``VerifierUnavailable``, which says nothing about the realm. A failed attestation is an answer (HTTP 200, status
@@ -116,7 +116,7 @@ class VeraisonVerifier:
     # --- the port -----------------------------------------------------------------------------------------------------
 
     async def appraise(self, token: bytes, challenge: bytes) -> VerifierAnswer:
-        """Send ``token`` for a session with this 64-byte nonce (verifiers.md 1.8); raise ``VerifierUnavailable``."""
+        """Send ``token`` for a session with this 64-byte nonce; raise ``VerifierUnavailable``."""
         started = time.monotonic_ns()
         try:
             async with asyncio.timeout(self._settings.deadline_s):

@@ -1,4 +1,4 @@
-"""Veraison's discovery document (verifiers.md 1.3), read from JSON that was checked for size and duplicates already."""
+"""Veraison's discovery document, read from JSON that was checked for size and duplicates already."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A challenge-response session of Veraison (verifiers.md 1.4 to 1.6), read from JSON that was checked already."""
+"""A challenge-response session of Veraison, read from JSON that was checked already."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
