@@ -1,4 +1,4 @@
-"""Hold the evidence that the verifier says it read against what our own parser read (cca-token.md 4.5, 6.2).
+"""Hold the evidence that the verifier says it read against what our own parser read (docs/tokens.md).
 
 Parsers differ: given the same key twice, one takes the first value and another the last. A token built on that shows the
 verifier a genuine platform and us a forged realm. So every claim that a decision rests on must be the same in both
@@ -21,7 +21,7 @@ _SHOWN_BYTES = 64
 def decode_base64(text: str) -> bytes | None:
     """Decode base64 in either alphabet, padded or not; None if it is not base64.
 
-    Verifiers change their mind about alphabet and padding between versions (verifiers.md 1.4), so callers compare bytes.
+    Verifiers change their mind about alphabet and padding between versions, so callers compare bytes.
     """
     plain = text.translate(str.maketrans("-_", "+/")).rstrip("=")
     try:

@@ -1,4 +1,4 @@
-"""Judge an attestation result (EAR) of an external verifier, in the order of verifiers.md 2.4.
+"""Judge an attestation result (EAR) of an external verifier, in the order of docs/verifier.md.
 
 The verifier is trusted to judge the platform token, and for nothing else. Its answer counts only if it is signed by a key
 of the policy, fresh, about our challenge, complete, affirming, and about the very claims that we read ourselves.

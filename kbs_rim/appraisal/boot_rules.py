@@ -2,7 +2,7 @@
 
 A matching RIM proves that the log told the truth. It does not prove that the truth is innocent: a hostile host can load
 trusted images at the wrong place, start in the middle of one, leave pages unmeasured, or add a second vCPU, and log all of
-it honestly (``specs/measurement-log.md`` 5.1). Each rule below names the attack that it stops. Every rule runs and reports on its
+it honestly (docs/security.md). Each rule below names the attack that it stops. Every rule runs and reports on its
 own, so that one appraisal shows everything that is wrong.
 """
 

@@ -1,4 +1,4 @@
-"""The two parts (submods) of an attestation result, their statuses and vectors (verifiers.md 2.1, 2.2, 2.4 items 6 and 7)."""
+"""The two parts (submods) of an attestation result, their statuses and vectors (draft-ietf-rats-ear; docs/verifier.md, items 5 and 6)."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ PLATFORM_CLAIMS: Mapping[str, frozenset[int]] = MappingProxyType(
 """What the platform's vector must say, whatever its status: a vector of zeros would otherwise pass as nothing wrong."""
 
 REALM_WITHOUT_REFERENCES = TrustVector({"instance-identity": 2, "executables": 33})
-"""The one realm vector that may be a warning: the verifier knows no reference values for this RIM (verifiers.md 2.2)."""
+"""The one realm vector that may be a warning: the verifier knows no reference values for this RIM (docs/verifier.md)."""
 _SHOWN_CHARACTERS = 200
 
 

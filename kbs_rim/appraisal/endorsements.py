@@ -52,7 +52,7 @@ class ReferenceComponent:
         _demand(len(self.signer_id) in DIGEST_BYTES, "a signer id has 32, 48 or 64 bytes")
 
     def matches(self, component: SoftwareComponent) -> bool:
-        """Whether the measured component is this one. The signer counts, which Veraison overlooks (verifiers.md 2.2)."""
+        """Whether the measured component is this one. The signer counts, which Veraison overlooks."""
         return (
             component.measurement_value == self.digest
             and component.signer_id == self.signer_id
@@ -111,7 +111,7 @@ class Endorsements:
 
 
 class EndorsementStore:
-    """All endorsements of a verifier, looked up the way Veraison does (verifiers.md 3.2). Immutable."""
+    """All endorsements of a verifier, looked up the way Veraison does. Immutable."""
 
     def __init__(self, files: Iterable[Endorsements]) -> None:
         """Raise ``InvalidDocument("endorsement.duplicate")`` if two files name different keys for one platform."""

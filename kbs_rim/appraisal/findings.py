@@ -41,7 +41,7 @@ class Finding:
 
     @property
     def step(self) -> int:
-        """The step of the appraisal (DESIGN.md section 5) that this finding belongs to; 0 is before all steps."""
+        """The step of the appraisal (docs/architecture.md) that this finding belongs to; 0 is before all steps."""
         return CATALOGUE[self.id].step
 
     @classmethod

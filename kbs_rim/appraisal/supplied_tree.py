@@ -1,7 +1,7 @@
 """The device tree that came with the evidence: bytes that anybody may have sent, believed only as far as they can be hashed.
 
 Who sends a tree says nothing of what it is. The bytes become an image of their own under the digests that *we* compute, for one
-appraisal, never in the registry and never under a digest that somebody claims (hazards T2 and T3 of ``specs/measurement-log.md`` 5.1);
+appraisal, never in the registry and never under a digest that somebody claims;
 their granules enter the replay, so the RIM that the RMM signed decides whether this tree was loaded.
 """
 

@@ -1,4 +1,4 @@
-"""Judging a device tree node by node (DESIGN.md section 5, step 7): a tree that nobody registered, against a rule pack.
+"""Judging a device tree node by node (step 7 of docs/architecture.md): a tree that nobody registered, against a rule pack.
 
 The host writes the tree and the kernel believes it: where RAM is, what devices exist and where, which command line to obey. A
 measured tree is therefore not a good tree. Default is deny: nodes, properties and values that the pack of the VMM does not allow are
