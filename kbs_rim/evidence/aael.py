@@ -1,6 +1,6 @@
 """The runtime log of Confidential Containers' attestation agent (AAEL), as it is really written.
 
-Implements ``specs/measurement-log.md`` 1.1 and 4.2. The specification of AAEL is text; the agent writes TCG2 records: tagged
+See docs/logs.md. The specification of AAEL is text; the agent writes TCG2 records: tagged
 events with one digest each, over the whole tagged event. Its file has no header, since it is meant to follow the firmware's
 log. Without such a log the agent puts a fixed header in front that no TCG2 parser should accept, with a signature of zeros; only
 those very bytes are accepted here. When the agent sends the log it appends eight bytes 0xFF.

@@ -1,6 +1,6 @@
 """The CCEL ACPI table, and the event log of the firmware that it points to.
 
-Implements ``specs/measurement-log.md`` 3.3. The table says what kind of confidential guest this is and where the log area lies;
+Implements the CCEL table of ACPI 6.5 and UEFI 2.11 38. The table says what kind of confidential guest this is and where the log area lies;
 the area is a TCG2 log that counts measurement registers. Neither is signed, and the table proves nothing: it is read so that an
 area is never taken for the log of another machine by mistake.
 """

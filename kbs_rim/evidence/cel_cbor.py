@@ -1,6 +1,6 @@
 """The CBOR encoding of the Canonical Event Log (CEL 1.1, 5.2): an array of maps, or the maps one after the other.
 
-Implements ``specs/measurement-log.md`` 4.1. Reading is strict (``strict_cbor``): no key twice, nothing of indefinite length,
+Implements the TCG Canonical Event Log Format. Reading is strict (``strict_cbor``): no key twice, nothing of indefinite length,
 nothing behind the end. Drafts of version 1.0 put the content under its own type as key; that is read too.
 """
 

@@ -1,6 +1,6 @@
 """The JSON encoding of the Canonical Event Log: an array of objects with names for numbers and hex for bytes.
 
-Implements ``specs/measurement-log.md`` 4.1. Reading is strict (``strict_json``): no member twice, no member unread. Names of
+Implements the TCG Canonical Event Log Format. Reading is strict (``strict_json``): no member twice, no member unread. Names of
 algorithms, content types and event types may be given as numbers instead, as tpm2-tss and others do. Drafts of version 1.0 put
 the content under its own name; that is read too.
 """

@@ -1,6 +1,6 @@
 """What the three encodings of the TCG Canonical Event Log (CEL) have in common: the rules for a record, and names.
 
-Implements ``specs/measurement-log.md`` 4.1. A CEL names its registers "pcr" even where the writer means measurement registers,
+Implements the TCG Canonical Event Log Format. A CEL names its registers "pcr" even where the writer means measurement registers,
 so the caller says what they count. Record numbers count per register in CEL 1.1 and over the whole log in Google's code: both
 rise strictly within a register, and that is what is checked.
 """

@@ -1,6 +1,6 @@
 """The TLV encoding of the Canonical Event Log: type u8, length u32 big-endian, value.
 
-Implements ``specs/measurement-log.md`` 4.1. A record is four TLVs: record number, register, digests, content. Integers are
+Implements the TCG Canonical Event Log Format. A record is four TLVs: record number, register, digests, content. Integers are
 big-endian and of any length up to 8 bytes, since writers differ. Google's writers give measurement registers a type of their
 own (108); a log that uses it is never read as one of PCRs, nor the other way round when the caller says so.
 """

@@ -1,6 +1,6 @@
 """What the digest of an event is the hash of: computed again from the event where that can be done, named where it cannot.
 
-Implements ``specs/measurement-log.md`` 1.3 and 1.4 and ``specs/image-sources.md`` 2.3 to 2.5. Event types, data and prefixes are not
+Implements PC Client PFP 10.4. Event types, data and prefixes are not
 measured, so a match proves the bytes that were hashed and nothing else: "grub_cmd: x" and "kernel_cmdline: x" have one digest.
 What is ``external`` says only where to look; a digest that is found in no trusted place is unknown, and unknown is refused by
 whoever judges. Nothing here raises for anything that a log can hold.

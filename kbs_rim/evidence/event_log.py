@@ -1,6 +1,6 @@
 """One neutral form for every kind of event log: what extended which register, whatever the format said it in.
 
-Implements ``specs/measurement-log.md`` 3.1, 4 and 7. A register number means nothing without what it counts: 3 is a PCR that
+See docs/logs.md. A register number means nothing without what it counts: 3 is a PCR that
 belongs to REM1, or the measurement register that is REM2. So every log and every event says which of the two it counts, no
 reader guesses, and only ``in_measurement_registers`` converts. Nothing here is believed: digests extend registers; types,
 numbers of records and contents are claims.

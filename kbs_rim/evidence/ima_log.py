@@ -1,6 +1,6 @@
 """The measurement list of Linux's IMA in its binary form (``binary_runtime_measurements``).
 
-Implements ``specs/measurement-log.md`` 4.3. IMA counts PCRs; in a realm its events would be extended into the measurement register
+As Linux writes it (security/integrity/ima). IMA counts PCRs; in a realm its events would be extended into the measurement register
 that the PCR maps to, which is for the caller to say (``in_measurement_registers``). The list has one digest per entry, SHA-1 in
 most files. What other banks were extended with depends on the kernel: see ``in_bank``.
 """

@@ -1,6 +1,6 @@
 """What an entry of Linux's IMA holds: file hash, file name, signature and so on, by the template's format.
 
-Implements ``specs/measurement-log.md`` 4.3. Template data is a row of fields, each a length and bytes. The template's name says
+As Linux writes it (security/integrity/ima). Template data is a row of fields, each a length and bytes. The template's name says
 which fields; custom templates have their format as name ("d-ng|n-ng"). Entries of the old template ``ima`` are of fixed form
 and hashed in another. Only ``MalformedEvidence("log.event-data")`` and ``MalformedEvidence("log.algorithm")`` are raised.
 """

@@ -1,6 +1,6 @@
 """The measurement list of Linux's IMA in its text form (``ascii_runtime_measurements``): to be shown, never judged.
 
-Implements ``specs/measurement-log.md`` 4.3. The kernel writes file names as they are, so a name with a line feed makes lines that
+As Linux writes it (security/integrity/ima). The kernel writes file names as they are, so a name with a line feed makes lines that
 no measurement stands behind. And it leaves out the lengths of fields; template data is put together again here where the format
 is known, so that digests can be computed.
 """

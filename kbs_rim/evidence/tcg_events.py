@@ -1,6 +1,6 @@
 """What a record of an event log says about itself, for people to read.
 
-Implements ``specs/measurement-log.md`` 1.3 to 1.5 and 2.2. **Types and event data are not measured**: a hostile log may label any
+Implements PC Client PFP 10. **Types and event data are not measured**: a hostile log may label any
 digest as it likes. A description is never a reason to trust; it is there so that an auditor can see what was claimed.
 """
 

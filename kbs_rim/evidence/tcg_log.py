@@ -1,6 +1,6 @@
 """The TCG crypto-agile event log: bytes in, typed records out, nothing believed.
 
-Implements ``specs/measurement-log.md`` 1.1, 1.2, 1.6, 3.1, 5.3 and 7. Three kinds of log share one format and differ in what
+Implements PC Client PFP 10 and docs/logs.md. Three kinds of log share one format and differ in what
 the first field of a record counts and in which rules their writers keep; a log is parsed as the kind that its source says,
 never as another. What a record *means* is decoded in ``tcg_events`` and ``vmm_records``; types and descriptions are not
 measured and prove nothing.

@@ -1,6 +1,6 @@
 """Names, numbers and sizes of TCG event logs, as tables.
 
-Implements ``specs/measurement-log.md`` 1.2 to 1.5: hash algorithms with their only legal digest size, event types, tagged
+Implements PC Client PFP 10.4 and the TCG algorithm registry: hash algorithms with their only legal digest size, event types, tagged
 event ids, and the GUIDs that real logs name most often.
 """
 

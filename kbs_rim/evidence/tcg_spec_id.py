@@ -1,6 +1,6 @@
 """The first record of a crypto-agile log: which hash algorithms follow.
 
-Implements ``specs/measurement-log.md`` 1.1. Only "Spec ID Event03" is read; its older relatives belong to the SHA-1 format.
+Implements PC Client PFP 10. Only "Spec ID Event03" is read; its older relatives belong to the SHA-1 format.
 """
 
 import struct

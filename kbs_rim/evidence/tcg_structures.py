@@ -1,6 +1,6 @@
 """The structures inside the records of a firmware log, decoded within bounds.
 
-Implements ``specs/measurement-log.md`` 1.4 and the hazards D15 to D19 and D24 of its section 5.2: every size must be exact,
+Implements PC Client PFP 10: every size must be exact,
 nothing is read past the end, no input chooses a recursion depth or a step of zero. Only ``MalformedEvidence("log.event-data")``
 is raised. Nothing decoded here is measured as such: it describes, it proves nothing.
 """

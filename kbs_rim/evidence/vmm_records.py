@@ -1,6 +1,6 @@
 """The records that only a VMM writes: what it did to build the realm.
 
-Implements ``specs/measurement-log.md`` 2.2. Only the structure is checked here (``MalformedEvidence("log.event-data")``);
+Implements the records of QEMU and kvmtool (docs/logs.md). Only the structure is checked here (``MalformedEvidence("log.event-data")``);
 whether the values make sense is for ``measurement.boot_plan``. All integers are little-endian and raw.
 """
 
