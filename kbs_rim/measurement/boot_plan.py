@@ -1,6 +1,6 @@
 """The boot plan: what a VMM log says was done to build a realm, as typed RMM operations in log order.
 
-Implements ``specs/measurement-log.md`` sections 2, 5 and 7. A log becomes a plan only if it is free of contradictions and its
+See docs/logs.md. A log becomes a plan only if it is free of contradictions and its
 replay is bounded; whether the plan is *innocent* is judged by ``appraisal.boot_rules`` after the RIM matched. Raw values are kept
 as the host gave them, because the RMM hashes them so: no field is normalised, no unknown flag is dropped (hazard T10).
 
@@ -364,7 +364,7 @@ class _PlanReader:
 
 
 def _realm_params(record: RealmCreateRecord) -> RealmCreate:
-    """Check what every RMM checks (``specs/vmm-platforms.md`` 1.8) and keep the raw values, unknown flags included."""
+    """Check what every RMM checks and keep the raw values, unknown flags included."""
     try:
         algorithm = HashAlgorithm.from_rmi_code(record.hash_algo)
     except ValueError as error:

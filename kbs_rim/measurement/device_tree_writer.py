@@ -1,6 +1,6 @@
 """Writes flattened device trees, byte for byte as the vm-fdt crate does.
 
-Implements ``specs/vmm-platforms.md`` 3.1: header, empty reservation block, structure, strings; every property name once, in the
+Implements Devicetree Specification v0.4 chapter 5: header, empty reservation block, structure, strings; every property name once, in the
 order of first use, no shared suffixes, no padding. Strict: what vm-fdt refuses is refused here, with ``ValueError``, because
 whoever calls this made the tree.
 """

@@ -21,7 +21,7 @@ class Rounding(Enum):
 class Order(StrEnum):
     """In which order the operations were performed.
 
-    ``log``: as logged. ``ripas-last``: KVM sets RIPAS at the first run (``specs/image-sources.md`` 3.4): create, data,
+    ``log``: as logged. ``ripas-last``: KVM sets RIPAS at the first run: create, data,
     log area, RECs, then RIPAS over the RAM, where pages that hold data already are skipped. ``ripas-last-whole``: the same,
     RIPAS over the whole range.
     """

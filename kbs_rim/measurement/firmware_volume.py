@@ -1,6 +1,6 @@
 """Firmware volumes inside a firmware file: EDK2 measures the volume, a VMM loads the file.
 
-Implements ``specs/image-sources.md`` 2.3 (``EV_EFI_PLATFORM_FIRMWARE_BLOB``); the header is that of the UEFI Platform
+Implements PC Client PFP 10 (``EV_EFI_PLATFORM_FIRMWARE_BLOB``); the header is that of the UEFI Platform
 Initialization specification, volume 3. Arm's EDK2 builds begin with a page of code and have one volume behind it.
 """
 

@@ -1,6 +1,6 @@
 """Images as an administrator registers them: what they are, and every digest that a replay may need.
 
-Implements DESIGN.md section 6 and ``specs/vmm-platforms.md`` 2.1 (arm64 Image header, gzip'd kernels). Trusts nothing about the
+Implements Linux's arm64 boot protocol (Image header, gzip'd kernels). Trusts nothing about the
 bytes: an image may be damaged or hostile, and its size is bounded before anything is unpacked or kept.
 """
 

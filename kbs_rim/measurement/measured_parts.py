@@ -1,6 +1,6 @@
 """What firmware and boot loaders measure of a file beside the file itself: collected while it passes.
 
-Implements ``specs/image-sources.md`` 2 and 6: Authenticode digests, sections of UKIs, the initrd of systemd-stub, EDK2's
+Holds Authenticode digests, sections of UKIs, the initrd of systemd-stub, EDK2's
 firmware volumes.
 """
 

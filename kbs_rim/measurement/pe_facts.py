@@ -1,6 +1,6 @@
 """What is known of a PE file once it has been read: its Authenticode digests, what it is, and the sections of a UKI.
 
-Implements ``specs/image-sources.md`` 2.1 and 2.5. The file is read once; see ``spans`` for what that costs in memory.
+The file is read once; see ``spans`` for what that costs in memory.
 """
 
 import re

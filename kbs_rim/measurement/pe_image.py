@@ -1,6 +1,6 @@
 """PE/COFF images: the headers that decide what firmware measures, and where the bytes are that its Authenticode digest covers.
 
-Implements ``specs/image-sources.md`` 2.1 (as EDK2 computes the digest; the rules of the PE specification, appendix on
+Implements Authenticode (as EDK2 computes the digest; the rules of the PE specification, appendix on
 Authenticode, agree on every file that has no holes). Trusts nothing: whatever EDK2 refuses to load is refused, since nothing
 is ever measured of it. Only the headers are read here, from the first bytes of the file; the rest is a list of ranges.
 """

@@ -16,7 +16,7 @@ RemValues = tuple[bytes, bytes, bytes, bytes]
 
 
 def extend_rem(algorithm: HashAlgorithm, old: bytes, value: bytes) -> bytes:
-    """Return REM' = H(REM || value) (``specs/vmm-platforms.md`` 1.9, ``specs/measurement-log.md`` 3.5).
+    """Return REM' = H(REM || value) (RMM 1.0, RSI_MEASUREMENT_EXTEND).
 
     ``old`` is the register at the length of the realm's hash, all zeros at first; ``value`` is 0 to 64 bytes, hashed at its
     exact size without padding. Raises ``ValueError`` for other lengths.
@@ -53,7 +53,7 @@ def replay_rems(logs: EventLog | Iterable[EventLog], algorithm: HashAlgorithm) -
 def rem_candidates(logs: EventLog | Iterable[EventLog], algorithm: HashAlgorithm) -> tuple[RemReplay, ...]:
     """Return what ``logs`` may replay to: one answer, or two if an IMA list has SHA-1 digests only.
 
-    Kernels differ in what they then extend into another bank, and the list does not tell (``specs/measurement-log.md`` 4.3); so
+    Kernels differ in what they then extend into another bank, and the list does not tell; so
     both are tried, all lists of one realm alike. Raises as ``replay_rems`` does.
     """
     given = _listed(logs)

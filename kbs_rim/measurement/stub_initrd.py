@@ -1,6 +1,6 @@
 """The initrd that systemd-stub puts together, which the kernel measures: sections of the UKI, archives made of others, addons.
 
-Implements ``specs/image-sources.md`` 2.5 for systemd-stub 257 and later. What is on the disk beside the UKI (credentials, system
+As systemd-stub does it since version 257. What is on the disk beside the UKI (credentials, system
 extensions) would come in between and is not modelled: with it, the digest is another one, and unknown.
 """
 

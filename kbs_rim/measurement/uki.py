@@ -1,6 +1,6 @@
 """Unified kernel images and their addons: which sections systemd-stub reads and measures, and in which order.
 
-Implements ``specs/image-sources.md`` 2.5, for systemd-stub 257 and later; the places of ``.dtb``, ``.dtbauto``, ``.hwids`` and
+As the UKI specification says, for systemd-stub 257 and later; the places of ``.dtb``, ``.dtbauto``, ``.hwids`` and
 ``.efifw`` and the rules for profiles are those of systemd's own list of sections, which its authors promise never to reorder.
 """
 
