@@ -1,4 +1,4 @@
-"""Signing COSE_Sign1 messages, as RMM and platform firmware do (RFC 9052 4.4, ``specs/cca-token.md`` 2.1, 3.1)."""
+"""Signing COSE_Sign1 messages, as RMM and platform firmware do (RFC 9052 4.4)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
 """The guest's side of one exchange, without the network: what it sends, and what it accepts.
 
-The guest trusts nobody on the way: the challenge must commit to its own key (DESIGN.md section 8), the next step must be on
+The guest trusts nobody on the way: the challenge must commit to its own key (docs/security.md), the next step must be on
 the broker that it asked, and the answer must open under its own key with the algorithm that it asked for.
 """
 

@@ -124,7 +124,7 @@ def _populate_log(host: KvmHost, memory: GuestMemory, area: LogRange | None) -> 
 
 
 def honest_log(script: HostScript, habits: HostHabits) -> tuple[LogRecord, ...]:
-    """Return what an honest VMM logs about ``script``, in the order of ``specs/measurement-log.md`` 2.2.
+    """Return what an honest VMM logs about ``script``, in the order in which VMMs do.
 
     RIPAS is logged after REALM_CREATE even by a QEMU on a kernel that sets it last. An image that was populated unmeasured has a
     record without a digest. Only runnable vCPUs are logged.

@@ -1,6 +1,6 @@
 """The hypervisor between VMM and RMM, modelled after Linux KVM: it creates tables on demand, as coarse as it can.
 
-Source: the Arm CCA series for KVM as described in ``specs/vmm-platforms.md`` 1.6 and ``specs/image-sources.md`` 3.4.
+Source: the Arm CCA series for KVM.
 """
 
 from enum import StrEnum

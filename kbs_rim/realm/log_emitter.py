@@ -1,4 +1,4 @@
-"""The VMM's measurement log as QEMU and kvmtool really write it (``specs/measurement-log.md`` 2.2, column "emitters").
+"""The VMM's measurement log as QEMU and kvmtool really write it.
 
 Shares no code with the parser that reads such logs. Options cover the documented layout, which nobody emits, and the older
 kvmtool, which counted a NUL into descriptions.

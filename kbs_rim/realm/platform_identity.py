@@ -1,7 +1,7 @@
 """A simulated CCA platform: its attestation key (CPAK), its identity, its firmware, and what its maker endorses.
 
 The private key is generated here and stays in one file with mode 0600. Endorsements are what a platform verifier needs:
-the trust anchor and the reference values (``specs/verifiers.md`` 3.3).
+the trust anchor and the reference values (draft-ydb-rats-cca-endorsements).
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class PlatformIdentity:
         return cls(cpak, _digest(model, "implementation"), instance_id, _digest(model, "configuration"), components)
 
     def in_debug(self) -> "PlatformIdentity":
-        """Return the same platform with its RMM opened for debugging (``specs/cca-token.md`` 2.2)."""
+        """Return the same platform with its RMM opened for debugging."""
         return replace(self, lifecycle=LIFECYCLE_RMM_DEBUG)
 
     # --- file -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How the RMM measures, straight from the structure layouts (``specs/vmm-platforms.md`` 1.2-1.5, 1.9).
+"""How the RMM measures, straight from the structure layouts (RMM 1.0 B4.3.1.4, B4.3.9.4, B4.3.12.4).
 
 This is the oracle that the broker's replay is tested against, so it shares no code with ``kbs_rim.measurement``: every
 structure is packed here on its own, whole, by one ``struct.Struct`` with the padding written out.

@@ -1,6 +1,6 @@
 """A model of the RMM: the commands that build a realm, their checks, their effect on the tables and on the RIM.
 
-Follows TF-RMM (``specs/vmm-platforms.md`` 1; the loop of RTT_INIT_RIPAS as in its source). It is an oracle: nothing here is
+Follows TF-RMM (the loop of RTT_INIT_RIPAS as in its source). It is an oracle: nothing here is
 shared with the broker's replay, which has no tables at all. What the RMM refuses, the model refuses, so a simulated host
 cannot do what a real one cannot do.
 """
@@ -24,7 +24,7 @@ class RttError:
 
 
 def check_realm_params(generation: RmmGeneration, params: RealmParams) -> None:
-    """Raise ``RmmRefused`` for parameters that TF-RMM refuses (``specs/vmm-platforms.md`` 1.8)."""
+    """Raise ``RmmRefused`` for parameters that TF-RMM refuses."""
 
     def need(condition: bool, text: str) -> None:
         if not condition:

@@ -1,4 +1,4 @@
-"""Real CCA tokens from generated keys, in both outer forms and all profiles (``specs/cca-token.md`` 1-3).
+"""Real CCA tokens from generated keys, in both outer forms and all profiles (draft-ffm-rats-cca-token).
 
 A ``PlatformBoot`` is one boot of one platform: it makes the realm attestation key (RAK) and gets the platform token once, as
 the RMM does; every realm of that boot shares both. Claim names and tables are written out here again, on purpose: nothing
@@ -127,7 +127,7 @@ class PlatformBoot:
         return claims
 
     def realm_token(self, realm: RealmState, challenge: bytes) -> bytes:
-        """Sign a realm token for a 64-byte challenge; claims stand in TF-RMM's order (``specs/cca-token.md`` 3.1)."""
+        """Sign a realm token for a 64-byte challenge; claims stand in TF-RMM's order."""
         profile = self.profile.realm
         claims: dict[int, Any] = {10: challenge}
         if profile == _REALM_PROFILE[TokenProfile.P2024_R2024] and self._mec is not MecSpelling.TEXT:

@@ -1,4 +1,4 @@
-"""Evidence of a real realm: the token from configfs-tsm, the logs from ACPI and files (``specs/cca-token.md`` 5, boot-integration 1).
+"""Evidence of a real realm: the token from configfs-tsm, the logs from ACPI and files.
 
 The kernel's rules that are easy to miss: a write takes effect when the file is closed and its error is thrown away, so only the
 ``generation`` counter tells whether it worked; a report is made at the first read, and another writer could change the

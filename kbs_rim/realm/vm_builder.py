@@ -133,7 +133,7 @@ def _params(vm: VmDefinition, planned: RealmCreate) -> RealmParams:
 
 
 def _given_tree(vmm: Vmm, tree: bytes) -> bytes:
-    """kvmtool loads 64 KiB whatever the file's length (``specs/vmm-platforms.md`` 8.17)."""
+    """kvmtool loads 64 KiB whatever the file's length."""
     if vmm != "kvmtool":
         return tree
     if len(tree) > _KVMTOOL_TREE_SIZE:
