@@ -1,4 +1,4 @@
-"""The five routes of Veraison's verification API (verifiers.md 1) over a real appraisal.
+"""The five routes of Veraison's verification API over a real appraisal.
 
 Like Veraison's, this API asks nobody who they are. It hands out opinions about evidence that the caller has already;
 ``DELETE`` needs the session's random id.
@@ -312,7 +312,7 @@ class _Verifier:
 
 
 def ear_claims(submods: dict[str, Any], nonce: bytes, *, at: int, developer: str = DEVELOPER) -> dict[str, Any]:
-    """Return the claims of an attestation result (verifiers.md 2.1), ready to be signed."""
+    """Return the claims of an attestation result (draft-ietf-rats-ear), ready to be signed."""
     return {
         "eat_profile": EAR_PROFILE,
         "iat": at,

@@ -1,4 +1,4 @@
-"""Named ways for the reference verifier to misbehave (verifiers.md 1.9), and what each does to an attestation result."""
+"""Named ways for the reference verifier to misbehave, and what each does to an attestation result."""
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -11,7 +11,7 @@ _HOUR_S = 3600
 
 
 class NonceStyle(StrEnum):
-    """How nonces are spelled: releases up to v0.0.2608, the middle of 2026, and HEAD since (verifiers.md 1.4)."""
+    """How nonces are spelled: releases up to v0.0.2608, the middle of 2026, and HEAD since."""
 
     RELEASE = "t"
     MIDDLE = "mid"

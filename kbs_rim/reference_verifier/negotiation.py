@@ -1,4 +1,4 @@
-"""How Veraison's HTTP layer reads ``Accept`` and ``Content-Type`` (verifiers.md 1.2, 1.5), oddities included."""
+"""How Veraison's HTTP layer reads ``Accept`` and ``Content-Type``, oddities included."""
 
 from collections.abc import Sequence
 

@@ -13,7 +13,7 @@ from kbs_rim.reference_verifier.faults import NonceStyle
 
 
 class SessionStatus(StrEnum):
-    """The life of a session (verifiers.md 1.6)."""
+    """The life of a session."""
 
     WAITING = "waiting"
     PROCESSING = "processing"
@@ -92,7 +92,7 @@ class SessionStore:
 
 
 def spell_nonce(nonce: bytes, style: NonceStyle) -> str:
-    """Write a nonce as the session JSON of one generation of Veraison does (verifiers.md 1.4)."""
+    """Write a nonce as the session JSON of one generation of Veraison does."""
     if style is NonceStyle.RELEASE:
         return base64.b64encode(nonce).decode("ascii")
     return base64.urlsafe_b64encode(nonce).decode("ascii") if style is NonceStyle.MIDDLE else base64url.encode(nonce)

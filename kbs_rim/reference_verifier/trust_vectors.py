@@ -1,4 +1,4 @@
-"""Appraise a CCA token against endorsements and say so in the words of Veraison's ARM_CCA scheme (verifiers.md 2.2, 2.3, 2.5).
+"""Appraise a CCA token against endorsements and say so in the words of Veraison's ARM_CCA scheme.
 
 Stricter than Veraison in one place: a software component must have the endorsed signer. As there, debug of the realm
 management world (life cycle 0x40xx) keeps full marks, so that a relying party that relies on it alone is found out.
