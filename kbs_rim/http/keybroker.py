@@ -2,7 +2,7 @@
 
 As keybroker-demo speaks it, with three differences that old clients do not notice: the challenge commits to the guest's key
 and the answer carries the ``salt`` beside it; challenges expire and work once; errors are RFC 9457 problem documents with a
-``ticket``. (Where the demo is wrong see ``specs/cca-token.md`` 6.3.)
+``ticket``.
 """
 
 import re
