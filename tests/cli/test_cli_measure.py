@@ -110,6 +110,31 @@ def test_what_the_references_own_tests_expect(capsys, arguments, rim):
     assert measured(capsys, arguments[0], "--json", *arguments[1:])["rim"].startswith(rim)
 
 
+SCRIPT = {
+    "kvmtool": "--console virtio --realm --restricted_mem --sve-max-vl=512 -c 2 -m 1G -k Image --virtio-transport pci --irqchip=gicv3-its "
+    "--pmu --network mode=user --debug --dtb kvmtool-gen.dtb -i initrd -p console=hvc0",
+    "cloud-hv": "--platform arm_rme=on,measurement_algo=sha512,personalization_value=AQID --console tty --serial off --kernel Image "
+    "--initramfs initrd --cpus boot=2 --memory size=1G --net fd=3,mac= -v --dtb cloudhv-gen.dtb --cmdline console=hvc0",
+    "qemu": "-M confidential-guest-support=rme0 -object rme-guest,id=rme0,measurement-algorithm=sha512,personalization-value=AQID,"
+    "measurement-log=on -nodefaults -chardev stdio,mux=on,id=chr0,signal=off -serial chardev:chr0 -device virtio-serial-pci -device "
+    "virtconsole,chardev=chr0 -mon chardev=chr0,mode=readline -device virtio-net-pci,netdev=net0,romfile= -netdev user,id=net0 -cpu host "
+    "-M virt -enable-kvm -M gic-version=3,its=on -smp 2 -m 1G -nographic -dtb qemu-gen.dtb -kernel Image -initrd initrd "
+    "-append console=hvc0",
+}
+
+
+@pytest.mark.parametrize("vmm", SCRIPT)
+def test_the_command_lines_of_the_references_helper_script_are_understood(capsys, vmm):
+    """gen-run-vmm.sh puts the tool's options in front of the VMM, and names a firmware that is used only sometimes."""
+    before = ("-c", "qemu-max-8.2", "-c", "kvm", *QEMU_IMAGES[2:], "-f", "nowhere", "--json")
+    code, out, err = run(capsys, *before, vmm, "--", *SCRIPT[vmm].split())
+    document = json.loads(out)
+    assert (code, document["parameters"]["num_wps"], document["parameters"]["lpa2"]) == (0, 4, False)
+    assert [image["role"] for image in document["layout"]["images"] if image["role"] != "device-tree"] == ["kernel", "initrd"]
+    assert "--firmware is not used" in err
+    assert document["remarks"] == []
+
+
 def test_every_quirk_has_its_test():
     assert {case["id"] for case in GOOD if "reference_quirk" in case} == {"X031", "X033"}
 
