@@ -35,17 +35,29 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which files are taken: those that match a pattern, or else what is usually wanted. ``roles`` replace those of the kind."""
+    """Which files are taken.
+
+    Without ``patterns`` what is usually wanted; with them what matches and is of a kind that has a role, or with ``roles`` whatever
+    matches. ``roles`` replace those of the kind. ``everything`` takes all that is recognised, for looking at it.
+    """
 
     patterns: tuple[str, ...] = ()
     roles: tuple[Role, ...] = ()
     everything: bool = False
 
-    def wants(self, path: str, kind: BootKind) -> bool:
+    def matches(self, path: str) -> bool:
         """Patterns match whole paths, as a shell's do except that ``*`` goes through slashes; ``path`` begins with a slash."""
-        if self.patterns:
-            return any(fnmatchcase(path, pattern) for pattern in self.patterns)
-        return kind in USUAL_KINDS or (self.everything and kind is not BootKind.OTHER)
+        return any(fnmatchcase(path, pattern) for pattern in self.patterns)
+
+    def wants(self, path: str, kind: BootKind) -> bool:
+        """Return whether a file of this kind is taken."""
+        if self.patterns and not self.matches(path):
+            return False
+        if self.patterns and self.roles:
+            return True
+        if self.everything:
+            return kind is not BootKind.OTHER
+        return kind in (ROLE_OF_KIND if self.patterns else USUAL_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +127,7 @@ class ImageFinder:
         head = _head(chunks, min(file.size, HEAD_BYTES))
         kind = recognise(file.path, head, file.size, self.limits)
         if not self.selection.wants(file.path, kind):
-            if kind is not BootKind.OTHER and len(self.skipped) < self.source_limits.files:
+            if kind is not BootKind.OTHER or self.selection.matches(file.path):
                 self.skipped.append((file.path, kind))
             return
         if len(self._found) >= (self.source_limits.device_trees if kind is BootKind.DEVICE_TREE else self.source_limits.images):
@@ -145,7 +157,7 @@ class ImageFinder:
     def finish(self) -> tuple[FoundImage, ...]:
         """Return the images in the order in which they were found, one for each content.
 
-        Raises ``RefusedSource`` (``source.nothing``) if there are none, or one whose role must be told.
+        Raises ``RefusedSource`` (``source.nothing``) if there are none.
         """
         by_id: dict[str, FoundImage] = {}
         for path, (kind, measured, location) in self._found.items():
@@ -155,20 +167,17 @@ class ImageFinder:
             if known:
                 by_id[measured.image_id] = replace(known, locations=(*known.locations, place))
             else:
-                by_id[measured.image_id] = FoundImage(kind, self._roles(path, kind), measured, (place,))
+                by_id[measured.image_id] = FoundImage(kind, self._roles(kind), measured, (place,))
         if not by_id:
             seen = ", ".join(f"{path} ({kind})" for path, kind in self.skipped[:5])
-            raise RefusedSource("source.nothing", "nothing was found that boots and is wanted", seen=seen or None)
+            hint = ": what matches is of no kind that has a role, so say --role if you want it" if self.selection.patterns and seen else ""
+            raise RefusedSource("source.nothing", f"nothing was found that boots and is wanted{hint}", seen=seen or None)
         return tuple(by_id.values())
 
-    def _roles(self, path: str, kind: BootKind) -> tuple[Role, ...]:
+    def _roles(self, kind: BootKind) -> tuple[Role, ...]:
         if self.selection.roles:
             return self.selection.roles
-        if kind in ROLE_OF_KIND:
-            return (ROLE_OF_KIND[kind],)
-        if self.selection.everything:
-            return ()
-        raise RefusedSource("source.nothing", f"{path} is of no kind that has a role ({kind}): say --role if you want it", seen=kind)
+        return (ROLE_OF_KIND[kind],) if kind in ROLE_OF_KIND else ()
 
     def _end_of(self, name: str) -> str:
         """Follow links inside the source, a bounded number of times."""

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from kbs_rim.appraisal.workload import Role
 from kbs_rim.errors import RefusedSource
 from kbs_rim.image_sources.deb_package import DebPackage
 from kbs_rim.image_sources.finder import ImageFinder, Selection
@@ -105,7 +106,15 @@ def test_a_pattern_without_a_role_must_be_of_something_that_has_one():
     deb = Package("p", "1", (("./etc/grub.cfg", b"menuentry"),)).deb
     with pytest.raises(RefusedSource, match="--role") as caught:
         images_of_package(io.BytesIO(deb), ImageFinder(Selection(("*grub.cfg",))))
-    assert caught.value.finding_id == "source.nothing"
+    assert (caught.value.finding_id, caught.value.seen) == ("source.nothing", "/etc/grub.cfg (other)")
+    [taken] = images_of_package(io.BytesIO(deb), ImageFinder(Selection(("*grub.cfg",), (Role.BOOT_FILE,))))
+    assert taken.found.roles == (Role.BOOT_FILE,)
+
+
+def test_a_pattern_takes_what_boots_and_leaves_the_rest():
+    deb = Package("p", "1", (("./text/linux", arm64_kernel()), ("./text/grub.mod", b"ELF"), ("./gtk/linux", arm64_kernel(seed=b"gtk")))).deb
+    [taken] = images_of_package(io.BytesIO(deb), ImageFinder(Selection(("/text/*",))))
+    assert taken.found.locations[0].path == "/text/linux"
 
 
 def test_a_package_without_anything_that_boots_is_said_to_be_so():
