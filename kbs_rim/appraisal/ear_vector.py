@@ -1,7 +1,7 @@
 """Trust tiers and the trustworthiness vector of an attestation result (draft-ietf-rats-ar4si, draft-ietf-rats-ear).
 
 A claim of the vector is a signed 8-bit number; its tier follows from the number alone. The status that a verifier
-declares may never be better than the worst tier of its own vector, so a reader recomputes it (verifiers.md 2.1).
+declares may never be better than the worst tier of its own vector, so a reader recomputes it (draft-ietf-rats-ear).
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """A bounded JSON reader for everything that comes from outside: request bodies, envelopes, keys, headers of sealed answers.
 
 ``json.loads`` lets the last of two equal keys win, reads NaN, recurses as deeply as the sender likes and accepts UTF-16.
-Two readers that differ in such things can be made to see two different documents (``specs/cca-token.md`` 4.5). Here a
+Two readers that differ in such things can be made to see two different documents (docs/tokens.md). Here a
 document has one reading (RFC 8259, with the rules of RFC 7493 on duplicate keys and surrogates), or none.
 """
 

@@ -1,8 +1,8 @@
 """The guest's public key: which ones a secret may be sealed to, and how a challenge commits to one.
 
 A JWK (RFC 7517) from outside is trusted for nothing: it may be private, weak, off its curve, enormous, or somebody else's.
-The first four are refused here. The last is what the challenge is for: it *is* the commitment to the key (DESIGN.md
-section 8), so the realm's own attestation says which key may open the secret.
+The first four are refused here. The last is what the challenge is for: it *is* the commitment to the key
+(docs/security.md), so the realm's own attestation says which key may open the secret.
 
 What the commitment does not cover is the ``alg`` member: the RFC 7638 thumbprint names the key only. A client must
 therefore refuse an answer that is sealed in another way than it asked for; ``jwe.open_jwe`` does.

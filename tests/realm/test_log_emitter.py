@@ -60,7 +60,7 @@ def build_like(expected, images, hash_):
 
 
 def test_record_lengths_of_the_specification():
-    """measurement-log.md 2.2: VM VERSION 162, REALM_CREATE 40, INIT_RIPAS 40, REC_CREATE 104, image 67 + n, LOG 36."""
+    """As QEMU writes them: VM VERSION 162, REALM_CREATE 40, INIT_RIPAS 40, REC_CREATE 104, image 67 + n, LOG 36."""
 
     def length(write):
         log = LogEmitter(RealmHash.SHA256, QEMU)
