@@ -216,11 +216,11 @@ def matches_pattern(pattern: str, text: str) -> bool:
     """Whether all of ``text`` matches. A regular expression tries every way to share a text among several stars, which takes seconds
     for the text that an attacker would choose; here all ways are followed at once.
     """
-    head = pattern.partition("*")[0]
-    if not text.startswith(head):
-        return False
-    if head == pattern:
+    head, star, _ = pattern.partition("*")
+    if not star:
         return text == pattern
+    if not text.startswith(head) or not text.endswith(pattern.rpartition("*")[2]):
+        return False
     places, stars, end = _compiled(pattern)
     reached = 1
     for character in text:

@@ -7,11 +7,11 @@ without the log. What is left is unknown. Types of events decide nothing; they a
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from kbs_rim.appraisal.event_meaning import BINDING, REM0, REM1, REM2, EventMeaning, Meaning, meanings_of
-from kbs_rim.appraisal.event_rules import Allowance, Objection, object_to, object_to_load_options
+from kbs_rim.appraisal.event_rules import Allowance, ImaFiles, Objection, object_to, object_to_load_options
 from kbs_rim.appraisal.measured_images import WHOLE, KnownDigest, MeasuredImages
 from kbs_rim.appraisal.registered_image import ImageState, RegisteredImage
 from kbs_rim.appraisal.rule_values import Role
@@ -92,6 +92,11 @@ def classify_events(
     return _Classifier(rules, images, algorithm, limits, loaded or {}).classify(events)
 
 
+def fitting_roles(item: KnownDigest, rem: int) -> tuple[Role, ...]:
+    """Return the roles that the image is registered for and in which firmware or a boot loader measures this of it into REM ``rem``."""
+    return tuple(role for role in item.image.roles if item.kind in _PLACES.get((role, rem), ()))
+
+
 class _Classifier:
     """One pass for images, because command lines of UKIs count for later events; one for the rest."""
 
@@ -105,14 +110,14 @@ class _Classifier:
     ) -> None:
         self._rules, self._images, self._algorithm, self._loaded = rules, images, algorithm, loaded
         self._named = {(rule.rem, bytes.fromhex(rule.digest)): rule for rule in rules.digests}
-        self._allowance = Allowance(rules)
+        self._allowance = Allowance(rules, ImaFiles.of(rules.ima))
         self._options: dict[bytes, str] = {}
         self._text_left = limits.runtime_text_bytes
 
     def classify(self, events: Sequence[LoggedEvent]) -> tuple[ClassifiedEvent, ...]:
         meanings = [meanings_of(event) for event in events]
         known = [self._of_images(event) for event in events]
-        self._allowance = Allowance(self._rules, frozenset(_command_lines(known)))
+        self._allowance = replace(self._allowance, own_command_lines=frozenset(_command_lines(known)))
         self._options = self._candidates(meaning.text for found in meanings for meaning in found if meaning.kind is Meaning.KERNEL_TEXT)
         return tuple(
             image if image is not None and image.kind is not EventClass.REFUSED else self._rest(event, found, image)
@@ -138,8 +143,8 @@ class _Classifier:
         return self._unwelcome(event, known) if known else None
 
     def _role(self, item: KnownDigest, rem: int) -> Role | None:
-        roles = (role for role in self._rules.roles_of(item.image.id) if role in item.image.roles)
-        return next((role for role in roles if item.kind in _PLACES.get((role, rem), ())), None)
+        fitting = fitting_roles(item, rem)
+        return next((role for role in self._rules.roles_of(item.image.id) if role in fitting), None)
 
     def _unwelcome(self, event: LoggedEvent, known: tuple[KnownDigest, ...]) -> ClassifiedEvent:
         """A registered image that may not be here. A revoked one is named as such only if no other has the digest."""

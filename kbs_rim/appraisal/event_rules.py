@@ -34,10 +34,32 @@ class Objection:
 
 
 @dataclass(frozen=True, slots=True)
+class ImaFiles:
+    """Patterns of paths by the digest in hex that the file must have, and those of files with any contents."""
+
+    by_digest: Mapping[str, tuple[str, ...]]
+    any_contents: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rules: ImaRules | None) -> "ImaFiles":
+        """Index the rules: a list of files has thousands of entries, and so may the rules."""
+        found: dict[str, tuple[str, ...]] = {}
+        for file in rules.files if rules else ():
+            for digest in file.digests:
+                found[digest] = (*found.get(digest, ()), file.path)
+        return cls(found, tuple(file.path for file in rules.files if not file.digests) if rules else ())
+
+    def let_in(self, path: str, digest: bytes) -> bool:
+        """Whether a file with this path and digest is listed."""
+        return any(matches_pattern(pattern, path) for pattern in (*self.by_digest.get(digest.hex(), ()), *self.any_contents))
+
+
+@dataclass(frozen=True, slots=True)
 class Allowance:
     """The rules, and the command lines that come with images which these rules let in (UKIs and their addons)."""
 
     rules: RuntimeRules
+    ima: ImaFiles
     own_command_lines: Collection[str] = ()
 
 
@@ -151,13 +173,9 @@ def _ima_entry(meaning: EventMeaning, event: LoggedEvent, allowance: Allowance) 
         return Objection("rem.ima", "the workload has no rules for what IMA measures", seen=_shown(meaning.text))
     if rules.mode == "any" or (entry.path == _AGGREGATE and rules.boot_aggregate):
         return None
-    if any(matches_pattern(file.path, meaning.text) and _has(file.digests, entry.digest) for file in rules.files):
+    if allowance.ima.let_in(meaning.text, entry.digest):
         return None
     return Objection("rem.ima", "IMA measured a file that the workload does not list", seen=f"{_shown(meaning.text)} {entry.digest.hex()}")
-
-
-def _has(digests: tuple[str, ...], digest: bytes) -> bool:
-    return not digests or digest.hex() in digests
 
 
 def _ima_violation(_: EventMeaning, __: LoggedEvent, allowance: Allowance) -> Objection | None:

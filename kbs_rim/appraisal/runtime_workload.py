@@ -16,6 +16,8 @@ from kbs_rim.evidence.event_log import LogFormat
 _MOST_STARS = 3
 _COUNT = 256
 _DIGESTS = 1024
+_OPEN_FILES = 64
+"""Patterns that every entry of IMA is matched with."""
 _SIZES = (64, 96, 128)
 """Hex digits of a SHA-256, SHA-384 or SHA-512 digest."""
 _SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
@@ -134,6 +136,8 @@ class ImaRules(Rules):
     def _sensible(self) -> Self:
         if self.mode == "any" and self.files:
             raise ValueError('mode "any" lets every file in: leave out files')
+        if sum(not file.digests for file in self.files) > _OPEN_FILES:
+            raise ValueError(f"at most {_OPEN_FILES} entries of files go without digests")
         return self
 
 

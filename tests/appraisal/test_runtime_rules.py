@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import time
 from dataclasses import replace
 
 import pytest
@@ -350,6 +351,25 @@ def test_attack_thousands_of_unknown_events_leave_few_findings():
     verdict = stage.judge()
     assert len([finding for finding in verdict.findings if finding.id == "rem.event-unknown"]) == 20
     assert any("980 more events" in finding.message for finding in verdict.findings)
+
+
+def test_attack_logs_that_cost_more_than_they_weigh():
+    """As many events as a log may have, each with text that nearly matches many patterns."""
+    paths = [{"path": f"/usr/bin/x*{number}", "digests": ["00" * 32]} for number in range(900)]
+    rules = {"files": [*paths, *({"path": f"/usr/bin/x*{number}a"} for number in range(64))]}
+    entries = b"".join(ima_record(b"ima-ng", ima_ng(b"/usr/bin/x%d" % number)) for number in range(8000))
+    stage = ima_stage(entries, extended=b"", ima=rules)
+    values = [hashlib.sha256(ima_ng(b"/usr/bin/x%d" % number)).digest() for number in range(8000)]
+    stage.extra = tuple((3, value) for value in values)
+    before = time.process_time()
+    assert ids(stage) == {"rem.ima", "rem.event-refused"}, "the second stands for those that are only counted"
+    assert time.process_time() - before < 10, "usually below 2 s, most of it for the simulated realm"
+    texts = [b"a" * 90 + b"%d" % number for number in range(6000)]
+    commands = ["a" * 20 + "*" + "a" * 9 + f"*{number}x" for number in range(256)]
+    stage = stage_of(*BOOT, *((3, IPL, b"grub_cmd: " + text, text) for text in texts), grub_commands=commands)
+    before = time.process_time()
+    assert "rem.event-refused" in ids(stage)
+    assert time.process_time() - before < 10
 
 
 def test_attack_more_events_than_all_logs_may_have():

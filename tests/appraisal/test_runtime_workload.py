@@ -82,6 +82,7 @@ def test_registers_are_explained_by_logs_or_by_values(change, words):
         ({"secure_boot": {"state": "maybe"}}, "state"),
         ({"boot_variables": "all"}, "boot_variables"),
         ({"ima": {"mode": "any", "files": [{"path": "/x"}]}}, "leave out files"),
+        ({"ima": {"files": [{"path": f"/{number}"} for number in range(65)]}}, "64 entries"),
         ({"cel": [{"rem": 0, "type": 5, "contents": ["00" * 32]}]}, "type"),
         ({"aael": [{"domain": "****", "operation": "x"}]}, "3 stars"),
         ({"unknown": "warn"}, "unknown"),
