@@ -237,8 +237,7 @@ class Broker:
         """Appraise, record, release; again from the registry if it changed before the release was committed."""
         for _ in range(MAX_ATTEMPTS):
             trust, verdict = await self._appraise(attempt)
-            kind = VerdictKind.ALLOWED if verdict.allowed else VerdictKind.REFUSED
-            await self._write(attempt, kind, verdict.findings, verdict)
+            await self._write(attempt, VerdictKind.ALLOWED if verdict.allowed else VerdictKind.REFUSED, verdict.findings, verdict)
             if not verdict.allowed:
                 self._raise_refused(attempt, verdict.findings)
             try:
@@ -253,9 +252,11 @@ class Broker:
         evidence, token, limits = present(attempt.evidence), present(attempt.token), self._policy.limits
         with Stage(attempt, "registry", self._observe):
             trust = await self.trust.read(attempt.challenge.secret, attempt.plan)
-            tree = await self._read_off_loop(lambda: read_tree(evidence, attempt.plan, trust.candidates, limits))
+            known = trust.candidates
+            tree, (runtime, digests) = await self._read_off_loop(
+                lambda: (read_tree(evidence, attempt.plan, known, limits), read_runtime(evidence, known, token, limits))
+            )
             images = await self.trust.images_for(trust, token, attempt.plan, tree)
-            runtime, digests = await self._read_off_loop(lambda: read_runtime(evidence, trust.candidates, token, limits))
             measured = await self.trust.measured_for(digests)
         answer = present(attempt.answer)
         case = Case(
@@ -313,8 +314,7 @@ class Broker:
             registry_sequence=sequence,
         )
         log = _log.warning if key.algorithm is SealingAlgorithm.RSA1_5 else _log.info
-        name = key.algorithm.value
-        log("released", ticket=attempt.ticket, secret=secret, version=version, sealing=name, request_id=attempt.request_id)
+        log("released", ticket=attempt.ticket, secret=secret, version=version, sealing=key.algorithm.value, request_id=attempt.request_id)
         return Release(sealed, attempt.ticket)
 
     # --- records and refusals -----------------------------------------------------------------------------------------
