@@ -43,6 +43,8 @@ _OPTIONS = (
     click.option("--hash-algo", type=click.Choice(_HASHES), help="The realm's hash where the VMM does not choose one."),
     click.option("--rmm", type=click.Choice(["1.0", "2.0"]), help="Whose rules measure the realm. Default: 1.0."),
     click.option("--profile", metavar="NAME|FILE", help="Another version of the VMM: a shipped profile or a TOML file."),
+    click.option("--host-page", type=click.Choice(["4k", "16k", "64k"]),
+                 help="Page size of the host, to which a VMM rounds what it loads. Default: 4k."),
     click.option("--memory-private", is_flag=True, help="The realm has a memory encryption key of its own (RMM 2.0)."),
     click.option("--device-assignment", is_flag=True, help="The realm may have assigned devices."),
     click.option("--dtb", type=_TREE, help="Measure this device tree as it is (- reads stdin)."),
@@ -244,6 +246,7 @@ def _images(definition: "VmDefinition", options: dict[str, Any]) -> "tuple[dict[
 
 def _plan(subject: _Subject, options: dict[str, Any]) -> "MeasurementPlan":
     from kbs_rim.evidence.printable import printable
+    from kbs_rim.limits import KIB
     from kbs_rim.measurement.vmm.calculation import RealmExtras, plan_measurement
     from kbs_rim.measurement.vmm.request import request_of
 
@@ -254,7 +257,11 @@ def _plan(subject: _Subject, options: dict[str, Any]) -> "MeasurementPlan":
         request = request_of(definition, subject.host, {role: file.loaded for role, file in subject.files.items()})
     except InvalidDocument as error:
         _usage(error)
-    extras = RealmExtras(memory_private=options["memory_private"], device_assignment=options["device_assignment"])
+    extras = RealmExtras(
+        memory_private=options["memory_private"],
+        device_assignment=options["device_assignment"],
+        host_page_size=KIB * int((options["host_page"] or "4k").removesuffix("k")),
+    )
     return plan_measurement(subject.profile, request, subject.rmm, _tree(subject.profile, request, options), extras)
 
 

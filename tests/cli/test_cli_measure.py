@@ -317,6 +317,30 @@ def test_a_tree_that_qemu_makes_itself_may_be_measured(capsys, tmp_path):
     assert "--dtb" not in err
 
 
+def test_a_host_with_larger_pages_measures_zeros_around_images(capsys):
+    arguments = ("-c", "fvp", "-i", str(IMAGES / "initrd.bin"), "--json")
+    small, large = (measured(capsys, "kvmtool", *arguments, *more, "--", *KVMTOOL, "-i", "i") for more in ([], ["--host-page", "64k"]))
+    assert small["operations"][1] == "data_measured 0x8fdff000 0x8fe00000"
+    assert large["operations"][1] == "data_measured 0x8fdf0000 0x8fe00000"
+    assert small["rim"] != large["rim"]
+
+
+def test_images_that_share_a_page_of_the_host_are_refused(capsys):
+    files = ("-k", str(IMAGES / "linux.bin"), "-f", str(IMAGES / "firmware.bin"), "-c", "fvp")
+    arguments = (*KVMTOOL, "-kk", "-ff", "--firmware-address", "0x80001000")
+    assert run(capsys, "kvmtool", *files, "--", *arguments)[0] == 0
+    code, _, err = run(capsys, "kvmtool", *files, "--host-page", "16k", "--", *arguments)
+    assert (code, "kernel and firmware share a page of the host" in err) == (1, True)
+
+
+def test_a_newer_kernel_makes_ram_last(capsys):
+    arguments = ("-c", "fvp", "-k", str(IMAGES / "linux.bin"), "--profile", "qemu-virt-kvm12", "--json", "--", "-kernel", "k")
+    assert measured(capsys, "qemu", *arguments)["operations"] == [
+        "data_measured 0x40000000 0x40001000", "data_measured 0x44000000 0x44002000", "rec_create",
+        "init_ripas 0x40001000 0x44000000", "init_ripas 0x44002000 0x48000000",
+    ]  # fmt: skip
+
+
 def test_what_is_ignored_is_said_unless_quiet(capsys):
     arguments = ("-c", "fvp", "--", "-nographic", "-netdev", "user,id=n", "-object", "rme-guest,id=r", "-dtb", "t")
     _, loud, err = run(capsys, "qemu", *arguments)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kbs_rim.calculator_files import load_vmm_profile
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.measurement.granules import granule_digests
 from kbs_rim.measurement.image import Arm64Header
@@ -13,7 +14,7 @@ from kbs_rim.measurement.rmm import RmmVersion
 from kbs_rim.measurement.vmm import HostParameters, VmRequest
 from kbs_rim.measurement.vmm.calculation import RealmExtras, calculate, plan_measurement
 from kbs_rim.measurement.vmm.shipped_profiles import DEFAULTS
-from kbs_rim.realm.host_script import HostHabits, perform
+from kbs_rim.realm.host_script import BuildOrder, HostHabits, perform
 from kbs_rim.realm.rim_model import RmmGeneration
 from kbs_rim.realm.vm_builder import VmDefinition, VmFiles, build_script
 
@@ -43,21 +44,26 @@ def virtual_machines(draw):
     )  # fmt: skip
     kernel = kernel_of(draw(st.integers(0, 20000)), draw(st.sampled_from([0, 0x80000])))
     initrd = draw(st.none() | st.binary(min_size=1, max_size=9000))
-    return rmm, definition, VmFiles(kernel=kernel, initrd=initrd)
+    series = draw(st.sampled_from(["", "-kvm12"])) if vmm != "cloud-hypervisor" else ""
+    habits = HostHabits(
+        page_size=draw(st.sampled_from([4096, 16384, 65536])), order=BuildOrder.RIPAS_LAST if series else BuildOrder.RIPAS_FIRST
+    )
+    return rmm, definition, VmFiles(kernel=kernel, initrd=initrd), load_vmm_profile(DEFAULTS[vmm].name + series), habits
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(virtual_machines())
 def test_the_rim_is_that_of_the_model(machine):
-    rmm, definition, files = machine
-    realm = perform(build_script(definition, files), GENERATIONS[rmm], HostHabits())
+    rmm, definition, files, profile, habits = machine
+    realm = perform(build_script(definition, files), GENERATIONS[rmm], habits)
     text_offset = struct.unpack_from("<Q", files.kernel, 8)[0]
     request = VmRequest(
         cpus=definition.cpus, ram_size=definition.memory, boot="kernel", host=definition.host, kernel_size=len(files.kernel),
         kernel_header=Arm64Header(text_offset, 2 * MIB, 0xA), initrd_size=None if files.initrd is None else len(files.initrd),
         bootargs=definition.append, measurement_log=definition.measurement_log, pmu=definition.pmu,
     )  # fmt: skip
-    plan = plan_measurement(DEFAULTS[definition.vmm], request, rmm, extras=RealmExtras(memory_private=definition.memory_private))
+    extras = RealmExtras(memory_private=definition.memory_private, host_page_size=habits.page_size)
+    plan = plan_measurement(profile, request, rmm, extras=extras)
     contents = {"kernel": files.kernel, "initrd": files.initrd}
     granules = {image.thing: granule_digests(contents[image.thing], plan.algorithm, image.lead) for image in plan.images}
     whole, each = calculate(plan, rmm, granules), calculate(plan, rmm, granules, each=True)

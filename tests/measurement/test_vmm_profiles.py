@@ -39,7 +39,7 @@ def request(**changes) -> VmRequest:
 
 def test_each_vmm_has_one_default():
     assert set(DEFAULTS) == {"qemu", "kvmtool", "cloud-hypervisor"}
-    assert set(shipped_profiles()) == {*SHIPPED, "kvmtool-eac5"}
+    assert set(shipped_profiles()) == {*SHIPPED, "kvmtool-eac5", "kvmtool-kvm12", "qemu-virt-kvm12"}
     assert load_vmm_profile("qemu-virt") is QEMU
 
 

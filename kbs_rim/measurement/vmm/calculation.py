@@ -14,7 +14,7 @@ from kbs_rim.measurement.rem import REMS, RemValues, extend_rem
 from kbs_rim.measurement.rmm import RealmCreate, RealmFlags, RimChain, RmmOperation, RmmVersion
 from kbs_rim.measurement.vmm.layout import plan_layout
 from kbs_rim.measurement.vmm.memory_map import lay_out
-from kbs_rim.measurement.vmm.operations import MeasuredImage, PlannedOperation, plan_operations, rmm_operations
+from kbs_rim.measurement.vmm.operations import MeasuredImage, PlannedOperation, padded_granules, plan_operations, rmm_operations
 from kbs_rim.measurement.vmm.profile import VmLayout, VmRequest, refuse
 from kbs_rim.measurement.vmm.vmm_profile import VmmProfile
 
@@ -60,10 +60,13 @@ class Calculation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealmExtras:
-    """Measured parameters that no VMM option of today sets: a memory encryption key of its own (RMM 2.0), assigned devices."""
+    """What is measured and no VMM option of today sets: a memory encryption key of its own (RMM 2.0), assigned devices, and the page size
+    of the host, in bytes, to which a VMM rounds what it loads.
+    """
 
     memory_private: bool = False
     device_assignment: bool = False
+    host_page_size: int = GRANULE_SIZE
 
 
 NO_EXTRAS = RealmExtras()
@@ -88,7 +91,7 @@ def plan_measurement(
     layout = replace(layout, params=replace(layout.params, flags=int(flags)))
     present = {"kernel": request.kernel_size, "initrd": request.initrd_size, "firmware": request.firmware_size}
     extended = tuple(thing for thing in memory.flow.extended if present.get(thing) is not None)
-    return MeasurementPlan(layout, plan_operations(profile, memory, layout), extended)
+    return MeasurementPlan(layout, plan_operations(profile, memory, layout, extras.host_page_size), extended)
 
 
 def calculate(
@@ -125,11 +128,12 @@ def _perform(
         if len(given) != wanted:
             raise _missing(operation, len(given) // size, wanted // size)
         if not each:
-            chain.data_run(operation.base - operation.lead, given)
-            yield Step(operation, wanted // size, chain.value)
+            padded = padded_granules(operation, given, plan.algorithm)
+            chain.data_run(operation.start, padded)
+            yield Step(operation, len(padded) // size, chain.value)
             return
     count = 0
-    for step in rmm_operations(operation, plan.layout.params.s2sz, granules, size):
+    for step in rmm_operations(operation, plan.layout.params.s2sz, granules, plan.algorithm):
         before = chain.value
         chain.apply(step)
         changed = chain.value != before

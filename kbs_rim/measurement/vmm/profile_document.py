@@ -24,9 +24,9 @@ _TEXTS = ("name", "version", "source")
 def parse_profile(document: Mapping[str, Any]) -> VmmProfile:
     """Return the profile of a document: ``extends`` names a shipped one, every other key replaces a part of it.
 
-    Keys: name, version, source, hash, the numbers of ``VmmProfile``, ``features`` (list), ``regions`` (NAME = [base, size], added to or
-    replacing those of the base), ``operations`` (list of {do, of, start, end}), ``flows`` (kernel, firmware, none: {pc, x0, measured,
-    extended, places}). Raises ``InvalidDocument`` (``document.vmm-profile``) that names the key.
+    Keys: name, version, source, hash, the numbers of ``VmmProfile``, ``features`` (list), ``regions`` (NAME = [base, size], replacing those
+    of the base), ``operations`` (list of {do, of, start, end, skip_data}), ``flows`` (kernel, firmware, none: {pc, x0, measured, extended,
+    places}). Raises ``InvalidDocument`` (``document.vmm-profile``) that names the key.
     """
     base = SHIPPED.get(_text(document.get("extends"), "extends"))
     if base is None:
@@ -80,11 +80,12 @@ def _operations(value: Any, _base: VmmProfile) -> tuple[OperationRule, ...]:
     rules = []
     for number, item in enumerate(_list(value, "operations")):
         where = f"operations[{number}]"
-        members = _members(item, where, ("do",), ("of", "start", "end"))
+        members = _members(item, where, ("do",), ("of", "start", "end", "skip_data"))
         given = {name: _text(members[name], f"{where}.{name}") for name in ("start", "end") if name in members}
         things = tuple(_names(members.get("of", []), f"{where}.of"))
         kind: Any = _text(members["do"], f"{where}.do")
-        rules.append(_made(where, partial(OperationRule, kind=kind, things=things, **given)))
+        skip = _switch(members.get("skip_data", False), f"{where}.skip_data")
+        rules.append(_made(where, partial(OperationRule, kind=kind, things=things, skip_data=skip, **given)))
     return tuple(rules)
 
 
@@ -115,9 +116,7 @@ def _flow(item: Any, where: str) -> BootFlow:
 def _place(item: Any, where: str) -> PlacementRule:
     members = _members(item, where, ("thing", "rule", "of"), ("offset", "align", "slack", "text_offset"))
     numbers = {name: _number(members[name], f"{where}.{name}") for name in ("offset", "align", "slack") if name in members}
-    switch = members.get("text_offset", False)
-    if not isinstance(switch, bool):
-        raise _invalid(f"{where}.text_offset", "must be true or false")
+    switch = _switch(members.get("text_offset", False), f"{where}.text_offset")
     rule: Any = _text(members["rule"], f"{where}.rule")
     return _made(
         where,
@@ -177,6 +176,12 @@ def _names(value: Any, where: str) -> list[str]:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 200:
         raise _invalid(where, "must be text of up to 200 characters")
+    return value
+
+
+def _switch(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(where, "must be true or false")
     return value
 
 

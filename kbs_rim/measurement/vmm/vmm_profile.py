@@ -74,14 +74,16 @@ class BootFlow:
 class OperationRule:
     """One step of building the realm, after REALM_CREATE.
 
-    ``ripas`` makes [``start``, ``end``) RAM, rounded outwards to granules; ``data`` loads ``things``, ascending, those that are there;
-    ``rec`` makes the runnable vCPU; ``unmeasured`` loads ``things`` without measuring their content.
+    ``ripas`` makes [``start``, ``end``) RAM, rounded up to granules, but with ``skip_data`` only what holds no data yet; ``data`` loads
+    ``things``, ascending, those that are there; ``rec`` makes the runnable vCPU; ``unmeasured`` loads ``things`` without measuring their
+    content.
     """
 
     kind: OperationKind
     things: tuple[str, ...] = ()
     start: str = "zero"
     end: str = "zero"
+    skip_data: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in OPERATION_KINDS or not set(self.things) <= set(THINGS):
