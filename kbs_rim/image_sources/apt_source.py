@@ -165,7 +165,9 @@ class AptRepository:
         if not wanted:
             name = package if version is None else f"{package} {version}"
             known = ", ".join(item.facts.version for item in offers) or "none"
-            raise RefusedSource("source.package-unknown", f"{self.source.name} has no {name}", expected=f"one of: {known}", seen=version)
+            raise RefusedSource(
+                "source.package-unknown", f"{self.source.name} has no {name}; there is {known}", expected=known, seen=version
+            )
         return wanted[-1]
 
     def exact_dependencies(self, offer: Offer, prefix: str = "linux-image-") -> Iterator[Offer]:

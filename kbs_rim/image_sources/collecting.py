@@ -144,7 +144,7 @@ class Collector:
         if not fitting:
             known = ", ".join(sorted({f"{offer.facts.version} ({offer.source.name})" for offer in offers})) or "no version of it"
             name = package if version is None else f"{package} {version}"
-            raise RefusedSource("source.package-unknown", f"no source has {name}", expected=known)
+            raise RefusedSource("source.package-unknown", f"no source has {name}; there is {known}", expected=known)
         return max(fitting, key=lambda offer: offer.version)
 
     def _of_offer(self, offer: Offer, request: ImageRequest) -> Iterator[SourcedImage]:

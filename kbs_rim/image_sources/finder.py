@@ -171,7 +171,9 @@ class ImageFinder:
         if not by_id:
             seen = ", ".join(f"{path} ({kind})" for path, kind in self.skipped[:5])
             hint = ": what matches is of no kind that has a role, so say --role if you want it" if self.selection.patterns and seen else ""
-            raise RefusedSource("source.nothing", f"nothing was found that boots and is wanted{hint}", seen=seen or None)
+            raise RefusedSource(
+                "source.nothing", f"nothing was found that boots and is wanted{hint}; there is {seen or 'nothing else'}", seen=seen or None
+            )
         return tuple(by_id.values())
 
     def _roles(self, kind: BootKind) -> tuple[Role, ...]:

@@ -4,7 +4,7 @@ TOML, for instance::
 
     [[apt]]
     name = "debian"
-    uri = "http://deb.debian.org/debian"
+    uri = "https://mirror.example/debian"
     suite = "bookworm"
     keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
     signed_by = ["4D64FEC119C2029067D6E791F8D2585B8783D481"]

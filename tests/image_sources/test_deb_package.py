@@ -104,7 +104,7 @@ def test_the_same_bytes_in_two_places_are_one_image():
 
 def test_a_pattern_without_a_role_must_be_of_something_that_has_one():
     deb = Package("p", "1", (("./etc/grub.cfg", b"menuentry"),)).deb
-    with pytest.raises(RefusedSource, match="--role") as caught:
+    with pytest.raises(RefusedSource, match="say --role if you want it") as caught:
         images_of_package(io.BytesIO(deb), ImageFinder(Selection(("*grub.cfg",))))
     assert (caught.value.finding_id, caught.value.seen) == ("source.nothing", "/etc/grub.cfg (other)")
     [taken] = images_of_package(io.BytesIO(deb), ImageFinder(Selection(("*grub.cfg",), (Role.BOOT_FILE,))))

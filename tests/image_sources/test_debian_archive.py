@@ -1,7 +1,10 @@
 """Debian's own archive, where it can be reached: its signatures, its packages, and digests that somebody else computed."""
 
 import json
+import shutil
+import subprocess
 import urllib.request
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,23 +16,32 @@ from kbs_rim.image_sources.collecting import Collector
 from kbs_rim.image_sources.requests import ImageRequest, RequestKind
 from kbs_rim.image_sources.sources_file import Sources
 
-URI = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-SOURCE = AptSource(name="debian", uri=URI, suite="bookworm", keyring=KEYRING, origin="Debian")
+TARGETS = ("apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(ORIGIN) $(COMPONENT)", "Created-By: Packages")
 SMALL_PACKAGES = ("qemu-efi-aarch64", "shim-signed", "grub-efi-arm64-signed")
 BOOKWORM_STABLE = "4D64FEC119C2029067D6E791F8D2585B8783D481"
 
 
 @pytest.fixture(scope="module")
-def debian(tmp_path_factory) -> Collector:
-    if not KEYRING.is_file():
-        pytest.skip("the keyring of Debian's archive is not installed")
+def source() -> AptSource:
+    """Debian 12 from the mirror that this machine uses."""
+    if not KEYRING.is_file() or not shutil.which("apt-get"):
+        pytest.skip("the keyring of Debian's archive, or apt, is not installed")
+    listed = subprocess.run(TARGETS, capture_output=True, text=True, check=False).stdout.splitlines()
+    mirrors = [line.split()[0] for line in listed if line.split()[1:] == ["bookworm", "Debian", "main"]]
+    if not mirrors or not mirrors[0].startswith("http"):
+        pytest.skip("this machine has no mirror of Debian 12 among its apt sources")
     try:
-        with urllib.request.urlopen(f"{URI}/dists/bookworm/InRelease", timeout=5) as answer:
+        with urllib.request.urlopen(f"{mirrors[0].rstrip('/')}/dists/bookworm/InRelease", timeout=5) as answer:
             answer.read(1)
     except OSError as error:
         pytest.skip(f"Debian's archive cannot be reached: {error}")
-    return Collector(Sources((SOURCE,)), datetime.now(UTC), cache=tmp_path_factory.mktemp("cache"))
+    return AptSource(name="debian", uri=mirrors[0], suite="bookworm", keyring=KEYRING, origin="Debian")
+
+
+@pytest.fixture(scope="module")
+def debian(source, tmp_path_factory) -> Collector:
+    return Collector(Sources((source,)), datetime.now(UTC), cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +50,8 @@ def chain() -> dict[str, dict]:
     return {package["package"]: package for package in json.loads(path.read_text())}
 
 
-def test_the_archive_is_signed_by_the_keys_that_were_seen(debian, chain):
-    verified = debian.repository(SOURCE).release()
+def test_the_archive_is_signed_by_the_keys_that_were_seen(debian, source, chain):
+    verified = debian.repository(source).release()
     seen = chain["qemu-efi-aarch64"]["release"]
     assert (verified.release.origin, verified.release.codename) == (seen["origin"], seen["codename"])
     assert verified.release.by_hash
@@ -47,13 +59,13 @@ def test_the_archive_is_signed_by_the_keys_that_were_seen(debian, chain):
         assert {signer.key for signer in verified.signed.signers} == set(seen["signers"])
 
 
-def test_a_keyring_of_one_key_is_enough_although_gpgv_then_fails(debian, tmp_path):
+def test_a_keyring_of_one_key_is_enough_although_gpgv_then_fails(source):
     """gpgv exits with 2 as soon as it lacks the key of one of several signatures."""
     single = Path("/usr/share/keyrings/debian-archive-bookworm-stable.gpg")
     if not single.is_file():
         pytest.skip("Debian's keyrings of single keys are not installed")
-    source = AptSource(name="debian", uri=URI, suite="bookworm", keyring=single, signed_by=(BOOKWORM_STABLE,))
-    signers = AptRepository(source, now=datetime.now(UTC)).release().signed.signers
+    pinned = replace(source, keyring=single, signed_by=(BOOKWORM_STABLE,))
+    signers = AptRepository(pinned, now=datetime.now(UTC)).release().signed.signers
     assert [signer.primary for signer in signers] == [BOOKWORM_STABLE]
 
 

@@ -13,7 +13,7 @@ from kbs_rim.image_sources.sources_file import Consent, parse_sources
 SOURCE = """
 [[apt]]
 name = "debian"
-uri = "http://deb.debian.org/debian"
+uri = "https://mirror.example/debian"
 suite = "bookworm"
 keyring = "keys/debian.gpg"
 signed_by = ["4d64 fec1 19c2 0290 67d6 e791 f8d2 585b 8783 d481"]
