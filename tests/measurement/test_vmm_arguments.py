@@ -148,6 +148,12 @@ def test_qemu_reads_everything_that_is_measured():
     assert (found.ignored, found.tree_changes, found.remarks) == ((), (), ())
 
 
+def test_the_first_series_had_limits_on_the_guest_object():
+    limits = qemu("-object", "rme-guest,sve-vector-length=256,num-breakpoints=4,num-watchpoints=5,num-pmu-counters=6").limits
+    assert (limits.sve_vl, limits.num_bps, limits.num_wps, limits.pmu_num_ctrs) == (256, 4, 5, 6)
+    assert qemu("-object", "rme-guest,measurement-algo=sha256").hash_algorithm is HashAlgorithm.SHA256
+
+
 def test_machine_properties_may_name_images():
     found = qemu("-machine", "type=virt,kernel=K,initrd=I,append=quiet,dtb=T", *QUIET)
     assert (found.images, found.bootargs, found.remarks) == ({"kernel", "initrd"}, "quiet", ())
@@ -216,6 +222,7 @@ def test_every_name_stands_in_one_table():
         (["-object", "rme-guest,personalization-value=" + "A" * 88], "at most 64 bytes"),
         (["-object", "rme-guest,flux=1"], "flux is not a property of rme-guest"),
         (["-object", "tdx-guest,id=t"], "not Arm CCA"),
+        (["-object", "rme-guest,sve-vector-length=100"], "multiple of 128"),
         (["-cpu", "host,flux=1"], "-cpu: flux"),
         (["-cpu", "host,sveX=on"], "-cpu sveX"),
         (["-cpu", "host,num-breakpoints=1"], "-cpu num-breakpoints: '1' is not a whole number from 2 to 64"),
@@ -292,6 +299,10 @@ def test_kvmtool_counts_its_mmio_devices(arguments, devices):
     assert kvmtool("--virtio-transport", "mmio", *arguments).virtio_mmio == devices
     if "trans=mmio,tapif=t0" not in arguments:
         assert kvmtool(*arguments).virtio_mmio == 0
+
+
+def test_a_seed_in_kvmtools_tree_is_kept_apart():
+    assert kvmtool("--kaslr-seed", "7").tree_changes == ("--kaslr-seed: it goes into the device tree",)
 
 
 def test_kvmtool_ignores_by_name():

@@ -25,6 +25,7 @@ _IGNORED_FLAGS = frozenset({
     "nodefaults", "no-dhcp", "debug", "debug-single-step", "debug-ioport", "debug-mmio", "debug-nohostfs", "no-pvtime", "disable-mte",
     "force-pci", "restricted_mem", "vnc", "gtk", "sdl",
 })  # fmt: skip
+_TREE_VALUED = {"kaslr-seed": "it goes into the device tree"}
 _REFUSED_VALUED = {"flash": "flash is not modelled; start the firmware with -f"}
 _REFUSED_FLAGS = {
     "aarch32": "a realm is AArch64",
@@ -32,7 +33,7 @@ _REFUSED_FLAGS = {
     "protected": "this is pKVM's, not Arm CCA's; write --realm",
 }
 TABLE = OptionTable(
-    valued=_VALUED | _IGNORED_VALUED | set(_REFUSED_VALUED),
+    valued=_VALUED | _IGNORED_VALUED | set(_TREE_VALUED) | set(_REFUSED_VALUED),
     flags=_FLAGS | _IGNORED_FLAGS | set(_REFUSED_FLAGS),
     short={
         "c": "cpus", "m": "mem", "d": "disk", "k": "kernel", "i": "initrd", "p": "params", "f": "firmware", "F": "flash", "n": "network",
@@ -50,6 +51,7 @@ def parse_kvmtool_arguments(arguments: Sequence[str]) -> VmDefinition:
     """
     last: dict[str, GivenOption] = {}
     ignored: list[str] = []
+    tree_changes: list[str] = []
     devices, networks = 0, []
     for option in scan_getopt(arguments, TABLE):
         refusal = _REFUSED_VALUED.get(option.name) or _REFUSED_FLAGS.get(option.name)
@@ -57,6 +59,8 @@ def parse_kvmtool_arguments(arguments: Sequence[str]) -> VmDefinition:
             raise refuse_argument(option.written, refusal)
         if option.name in _IGNORED_VALUED or option.name in _IGNORED_FLAGS:
             ignored.append(option.written)
+        elif option.name in _TREE_VALUED:
+            tree_changes.append(f"{option.written}: {_TREE_VALUED[option.name]}")
         elif option.name in _DEVICE_VALUED:
             devices += 1
         elif option.name == "network":
@@ -80,6 +84,7 @@ def parse_kvmtool_arguments(arguments: Sequence[str]) -> VmDefinition:
         virtio_mmio=devices if mmio else 0,
         tree_given="--dtb" in ignored,
         ignored=tuple(name for name in ignored if name != "--dtb"),
+        tree_changes=tuple(tree_changes),
         remarks=() if "realm" in last else ("no --realm: kvmtool would start a VM that is no realm",),
         **_texts(last),
     )

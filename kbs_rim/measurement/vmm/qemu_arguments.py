@@ -18,7 +18,7 @@ from kbs_rim.measurement.vmm.argument_values import (
     split_properties,
 )
 from kbs_rim.measurement.vmm.definition import CpuTopology, Role, SveSwitch, VmDefinition, refuse_argument
-from kbs_rim.measurement.vmm.host_capabilities import BREAKPOINTS, PMU_COUNTERS, SVE_MAX, HostCapabilities
+from kbs_rim.measurement.vmm.host_capabilities import BREAKPOINTS, PMU_COUNTERS, SVE_MAX, SVE_STEP, HostCapabilities
 from kbs_rim.measurement.vmm.option_scanner import GivenOption, scan_words
 
 DEFAULT_RAM = 128 * MIB
@@ -28,8 +28,13 @@ _IMAGES: Mapping[str, Role] = {"kernel": "kernel", "initrd": "initrd", "bios": "
 _TOPOLOGY = ("sockets", "clusters", "cores", "threads")
 _UNIFORM = ("dies", "modules", "books", "drawers")
 """Levels of -smp that Arm machines do not have."""
-_LIMITS = {"num-breakpoints": ("num_bps", BREAKPOINTS), "num-watchpoints": ("num_wps", BREAKPOINTS)}
-_COUNTERS = "num-pmu-counters"
+_LIMITS = {
+    "num-breakpoints": ("num_bps", BREAKPOINTS),
+    "num-watchpoints": ("num_wps", BREAKPOINTS),
+    "num-pmu-counters": ("pmu_num_ctrs", PMU_COUNTERS),
+}
+_VECTOR_LENGTH = "sve-vector-length"
+"""Where the first realm series had it; there the other limits were properties of the guest object, too."""
 
 
 @dataclass(slots=True)
@@ -212,6 +217,10 @@ def _object(option: GivenOption, found: _Collected) -> None:
         elif key == "measurement-log":
             switch = parse_switch(where, value)
             found.measurement_log = found.measurement_log if switch is None else switch
+        elif key == _VECTOR_LENGTH:
+            _limit(found, sve_vl=_vector_length(where, value))
+        elif key in _LIMITS:
+            _cpu_limit(where, key, value, found)
         elif key != "id":
             raise refuse_argument(where, f"{(key or value)[:40]} is not a property of {options.GUEST_TYPE}")
 
@@ -222,10 +231,7 @@ def _cpu(option: GivenOption, found: _Collected) -> None:
         if not item.key:
             found.cpu_model = item.value
         elif item.key in _LIMITS:
-            name, (low, high) = _LIMITS[item.key]
-            _limit(found, **{name: parse_number(where, item.value, low, high)})
-        elif item.key == _COUNTERS:
-            _limit(found, pmu_num_ctrs=parse_number(where, item.value, *PMU_COUNTERS))
+            _cpu_limit(where, item.key, item.value, found)
         elif item.key == "pmu":
             switch = parse_switch(where, item.value)
             found.pmu = found.pmu if switch is None else switch
@@ -237,8 +243,20 @@ def _cpu(option: GivenOption, found: _Collected) -> None:
             raise refuse_argument(option.written, f"{item.key[:40]} is not a property of the host's CPU that is known here")
 
 
+def _cpu_limit(where: str, key: str, value: str, found: _Collected) -> None:
+    name, (low, high) = _LIMITS[key]
+    _limit(found, **{name: parse_number(where, value, low, high)})
+
+
 def _limit(found: _Collected, **limit: Any) -> None:
     found.limits = found.limits.restricted_by(HostCapabilities(**limit))
+
+
+def _vector_length(where: str, value: str) -> int:
+    bits = parse_number(where, value, 0, SVE_MAX)
+    if bits % SVE_STEP:
+        raise refuse_argument(where, f"{bits} is not a multiple of {SVE_STEP} bits")
+    return bits
 
 
 def _sve(where: str, item: Property, found: _Collected) -> None:
