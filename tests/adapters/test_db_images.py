@@ -13,7 +13,7 @@ from kbs_rim.appraisal.workload import Role
 from kbs_rim.errors import Conflict, NotFound
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.measurement.image import measure_image
-from kbs_rim.ports import ImageState
+from kbs_rim.ports import ImageRecord, ImageState
 from tests.postgres import query_plan
 from tests.registry_values import AT, change, image, kernel_bytes
 
@@ -179,3 +179,58 @@ async def test_find_images_scans_no_table(sqlite_url: str) -> None:
             assert steps
             assert not any(step.startswith("SCAN") for step in steps), steps
     await store.close()
+
+
+def said(record: ImageRecord, **provenance: str) -> ImageRecord:
+    return replace(record, provenance=provenance)
+
+
+async def test_a_set_is_one_change_of_the_registry(store: Store) -> None:
+    before = await store.images.registry_sequence()
+    known = image()
+    await store.images.add_image(known, change())
+    kernel, other = image(kernel_bytes(), roles=(Role.KERNEL,)), image(b"other" * 99)
+    additions = [(record, change("image.register", record.id)) for record in (kernel, other, known)]
+    found = await store.images.add_images(additions)
+    assert [(item.image_id, item.created, item.added) for item in found] == [
+        (kernel.id, True, ()),
+        (other.id, True, ()),
+        (known.id, False, ()),
+    ]
+    assert await store.images.registry_sequence() == before + 2
+    changes = await store.record_reader.list_changes(subject=kernel.id)
+    assert [item.action for _, item in changes] == ["image.register"]
+    assert await store.images.add_images(additions) == [replace(item, created=False) for item in found]
+    assert await store.images.registry_sequence() == before + 2
+
+
+async def test_a_set_with_one_bad_image_registers_nothing(store: Store) -> None:
+    bad, good = image(), image(kernel_bytes(), roles=(Role.KERNEL,))
+    await store.images.add_image(bad, change())
+    await store.images.set_image_state(bad.id, ImageState.REVOKED, "CVE", change())
+    before = await store.images.registry_sequence()
+    with pytest.raises(Conflict):
+        await store.images.add_images([(good, change()), (bad, change())])
+    assert [record.id for record in await store.images.list_images()] == [bad.id]
+    assert await store.images.registry_sequence() == before
+
+
+async def test_one_image_twice_in_a_set_is_merged_there(store: Store) -> None:
+    twice = [(image(), change()), (image(roles=(Role.FIRMWARE,)), change())]
+    assert [(item.created, item.added) for item in await store.images.add_images(twice)] == [(True, ()), (False, ("role firmware",))]
+    assert set((await store.images.get_image(image().id)).roles) == {Role.INITRD, Role.FIRMWARE}
+
+
+async def test_further_provenance_is_kept_once_with_time_and_author(store: Store) -> None:
+    first = image()
+    await store.images.add_image(first, change())
+    for word, added in (({"mirror": "b"}, ("provenance",)), ({"mirror": "b"}, ()), ({}, ()), ({"mirror": "c"}, ("provenance",))):
+        [found] = await store.images.add_images([(said(first, **word), change(at=LATER, actor="bob"))])
+        assert (found.created, found.added) == (False, added)
+    shown = await store.images.get_image(first.id)
+    assert shown.provenance == first.provenance
+    assert [(word.provenance, word.added_at, word.added_by) for word in shown.further_provenance] == [
+        ({"mirror": "b"}, LATER, "bob"),
+        ({"mirror": "c"}, LATER, "bob"),
+    ]
+    assert (await store.images.list_images())[0].further_provenance == ()

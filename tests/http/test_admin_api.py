@@ -230,6 +230,34 @@ IMAGES_THAT_ARE_NONE = [
 ]
 
 
+async def test_a_set_of_images_is_registered_whole_or_not_at_all(site: Site) -> None:
+    entries = [image(b"one" * 50, name="one"), image(b"two" * 50, name="two")]
+    await expect(site, 403, "POST", "/admin/v1/images/batch", {"images": entries}, who="auditor")
+    before = await site.store.images.registry_sequence()
+    count = len((await site.get("/admin/v1/images"))["images"])
+    spoilt = {"images": [*entries, image(b"three" * 50, roles=["kernel"])]}
+    assert (await expect(site, 422, "POST", "/admin/v1/images/batch", spoilt)).code == "document.image"
+    assert len((await site.get("/admin/v1/images"))["images"]) == count
+    answer = await expect(site, 201, "POST", "/admin/v1/images/batch", {"images": entries})
+    assert [(item["outcome"], item["added"], item["image"]["name"]) for item in answer.document["images"]] == [
+        ("registered", [], "one"),
+        ("registered", [], "two"),
+    ]
+    assert await site.store.images.registry_sequence() == before + 1
+    entries[0]["provenance"] = {"package": "p"}
+    answer = await expect(site, 200, "POST", "/admin/v1/images/batch", {"images": entries})
+    assert [(item["outcome"], item["added"]) for item in answer.document["images"]] == [("extended", ["provenance"]), ("unchanged", [])]
+    [word] = answer.document["images"][0]["image"]["further_provenance"]
+    assert (word["provenance"], word["added_by"]) == ({"package": "p"}, "an-admin")
+
+
+async def test_sets_that_are_none(site: Site) -> None:
+    entry = image()
+    for entries in (None, {}, [], [1], [{}], [entry] * 201, [{**entry, "state": "active"}], [{**entry, "measurements": None}]):
+        answer = await expect(site, 422, "POST", "/admin/v1/images/batch", {"images": entries})
+        assert answer.code == "document.image"
+
+
 async def test_images_that_are_none(site: Site) -> None:
     for change in IMAGES_THAT_ARE_NONE:
         answer = await site.ask("POST", "/admin/v1/images", image(**change))
