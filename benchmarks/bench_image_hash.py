@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench_granules import ROUNDS, bare_image
 
+from kbs_rim.appraisal.workload import Role
 from kbs_rim.image_sources.finder import ImageFinder, Selection, SourceFile
 from kbs_rim.image_sources.shared_work import SharedWork
 from kbs_rim.limits import MIB
@@ -34,7 +35,7 @@ def best_of_in_turn(works: Sequence[Callable[[], object]]) -> list[float]:
 
 def find(path: Path, do: Callable[[Sequence[Work]], None]) -> None:
     """What ``kbs-rim image add`` does with a file: recognise, and hash in one pass."""
-    finder = ImageFinder(Selection(("*",), everything=True), do=do)
+    finder = ImageFinder(Selection(("*",), (Role.FIRMWARE,)), do=do)
     with path.open("rb", buffering=0) as file:
         finder.take(SourceFile(path.name, path.stat().st_size, "", None, lambda: iter(lambda: file.read(CHUNK_BYTES), b"")))
 
