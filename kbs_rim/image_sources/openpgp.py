@@ -108,7 +108,9 @@ def _signers(status: list[list[str]], allowed: tuple[str, ...]) -> tuple[Signer,
             raise RefusedSource(
                 "source.signature", "a signature of the release file is bad: the text was changed", seen=" ".join(values)[:200]
             )
-        if word in ("GOODSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "ERRSIG"):
+        if word == "NEWSIG":
+            verdict = ""
+        elif word in ("GOODSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "ERRSIG"):
             verdict = word
             if word != "GOODSIG":
                 why.append(f"{word} {values[0] if values else ''}")

@@ -139,6 +139,7 @@ class Mirror:
                 self._copy(url, target, max_bytes, progress)
                 return
             except urllib.error.HTTPError as error:
+                error.close()
                 if error.code in (404, 410):
                     raise FileNotFoundError(2, "the mirror does not have it", url) from None
                 problem: Exception = error
