@@ -123,7 +123,7 @@ _PLATFORM = _entries(3, "platform-refused", (
 ))
 _LOG = _entries(4, "log-refused", (
     ("log.missing", "No VMM log came with the token.", "Start the VMM with its measurement log on, and send the log along."),
-    ("log.kind", "A log of this kind cannot be judged.", "Send the VMM log; other logs are not judged by this version."),
+    ("log.kind", "A log came that the workload does not ask for; it was not judged.", "If it explains REMs, name its kind in runtime.logs of the workload."),
     ("log.too-large", "The log is larger than the limit.", "See limits.vmm_log_bytes and limits.log_bytes."),
     ("log.spec-id", "The log does not start with a valid Spec ID Event03 record.", "Only crypto-agile TCG2 logs are read."),
     ("log.legacy", "The log has the SHA-1 format.", "Only crypto-agile TCG2 logs are judged."),
@@ -214,7 +214,7 @@ _TREE = _entries(7, "device-tree-refused", (
 ))
 _REM = _entries(8, "measurement-refused", (
     ("rem.mismatch", "A REM does not have the expected value.", "Runtime measurements must be zero or as the workload says."),
-    ("rem.nothing-measured", "Firmware started first and left all REMs at zero.", "The RIM covers the firmware alone. List the REM values of a measured boot in realm.rems, or be sure that the firmware verifies all it starts."),
+    ("rem.nothing-measured", "Firmware started first and left all REMs at zero.", "The RIM covers the firmware alone. Let the firmware's log explain the REMs (runtime), list their values in realm.rems, or be sure that the firmware verifies all it starts."),
     ("rem.algorithm", "A log of runtime measurements has an event without a digest in the realm's algorithm.", "Firmware and agents must log with the realm's measurement algorithm."),
     ("rem.log-missing", "A log that the workload needs to explain the REMs did not come.", "Let the guest send it; runtime.logs of the workload names the kinds."),
     ("rem.numbering", "A log counts PCRs, and the workload does not say how those map to REMs.", "If firmware really measured by that mapping, set pcr_mapping of the log in runtime.logs."),
