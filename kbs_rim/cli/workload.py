@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from kbs_rim.cli.admin_client import connect, connected, print_json, print_table
+from kbs_rim.cli.workload_learn import learn
 from kbs_rim.errors import InvalidDocument
 
 
@@ -17,12 +18,15 @@ def command() -> None:
     """Register and retire workloads: descriptions of realms that may have secrets."""
 
 
+command.add_command(learn)
+
+
 @command.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @connected
 def add(file: Path, url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
     """Register the workload in FILE (TOML or JSON; - reads stdin); a name that exists gets a new revision."""
-    answer = connect(url, token_file, ca_file).send("POST", "/admin/v1/workloads", _read(file))
+    answer = connect(url, token_file, ca_file).send("POST", "/admin/v1/workloads", read_document(file))
     if as_json:
         print_json(answer)
     else:
@@ -36,7 +40,7 @@ def check(file: Path, *, as_json: bool) -> None:
     """Validate FILE without a broker."""
     from kbs_rim.appraisal.workload import parse_workload, workload_document
 
-    workload = parse_workload(_read(file))
+    workload = parse_workload(read_document(file))
     if as_json:
         print_json(workload_document(workload))
     else:
@@ -86,7 +90,8 @@ def retire(name: str, url: str, token_file: Path | None, ca_file: Path | None, *
         click.echo(f"workload {name} is retired")
 
 
-def _read(file: Path) -> Any:
+def read_document(file: Path) -> Any:
+    """Read TOML or JSON (- reads stdin); raise ``InvalidDocument``."""
     data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     is_json = file.suffix != ".toml" if str(file) != "-" else data.lstrip()[:1] == b"{"
     try:
