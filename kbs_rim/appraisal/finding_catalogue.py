@@ -161,6 +161,9 @@ _RIM = _entries(5, "measurement-refused", (
     ("rim.overlap", "The log populates one granule twice, which no RMM does.", "The log is not of this realm."),
     ("rim.dialects", "No dialect of the replay is both allowed and possible within the limits.", "Look at the workload's rmm table and at limits.replay_granules."),
     ("rim.not-judged", "The RIM could not be recomputed.", "The other findings of this step and of the earlier ones say why."),
+    ("rim.derived", "No log came; the VM was found among those that the workload defines.", "Nothing to do: the record says which VM it is."),
+    ("rim.no-candidate", "No log came, and no VM that the workload defines has the RIM that the RMM signed.", "See what the workload's definition leaves out; kbs-rim measure computes the RIM of a command line."),
+    ("rim.not-searched", "No log came, and the VMs that the workload defines were not tried.", "Mend what the earlier steps found; a machine that often came with an unknown RIM has to wait."),
     ("rim.mismatch", "No allowed replay of the log gives the RIM that the RMM signed.", "The host did something that is not in the log, or loaded other bytes."),
 ))
 _BOOT = _entries(6, "boot-plan-refused", (
@@ -194,6 +197,8 @@ _TREE = _entries(7, "device-tree-refused", (
     ("tree.initrd", "The device tree's initrd range is not the initrd that was loaded.", "Register the tree of this VM."),
     ("tree.missing", "No measured device tree was loaded.", "The guest would read a tree that the host wrote."),
     ("tree.not-supplied", "The workload judges device trees by rules, and the tree's bytes did not come.", "Let the guest send them: kbs-rim guest get --device-tree FILE."),
+    ("tree.regenerated", "The device tree that the log names was made anew from the workload's definition.", "Nothing to do: its digest is the one in the log."),
+    ("tree.not-regenerated", "The device tree made anew from the workload's definition is not the one that the log names.", "Compare the VM's command line with the definition, or let the guest send the tree."),
     ("tree.not-measured", "The device tree that came with the evidence is not one that was loaded.", "Send the bytes that the VMM loaded; a kernel that wipes seeds changes them."),
     ("tree.ambiguous", "The log and the envelope hold different device trees.", "Send the tree once."),
     ("tree.rules-unknown", "The workload names a rule pack that this broker does not have.", "See config/tree_rules and appraisal.tree_rules_directory."),
@@ -314,6 +319,9 @@ _DOCUMENT = _entries(0, "document-refused", (
     ("document.value", "A value of a request is not written as it must be.", "Write it in base64url without padding."),
     ("document.vm", "A VM cannot be built as its definition says.", "The message names what to change."),
     ("document.vm-arguments", "The arguments of a VMM cannot be read, or ask for something that is not modelled.", "The message names the option and what to write instead; docs/calculator.md has the list."),
+    ("document.vm-definition", "The definition of a VM (libvirt's XML, cloud-hypervisor's JSON) cannot be read, or defines no realm that is known here.", "The message names the element or key; docs/workload-sources.md has the list."),
+    ("document.igvm", "The IGVM file is damaged, or is not for Arm CCA.", "The message names the header; docs/workload-sources.md says what is read."),
+    ("document.workload-draft", "No workload follows from the definition: a realm that is started so could never be accepted.", "The message says what the definition would have to say."),
     ("document.vmm-profile", "The VMM profile is not valid.", "The message names the key; docs/calculator.md has the format."),
     ("document.host", "The host capabilities are not valid, or lack something that the VM needs.", "The message names the key; docs/calculator.md has the format."),
     ("document.sources", "The file of image sources, the manifest of images or the file of proposals is not valid.", "The message names the key; docs/image-sources.md has the format."),

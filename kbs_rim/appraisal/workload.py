@@ -5,11 +5,13 @@ as integers or as hexadecimal text (``"0x40000000"``).
 """
 
 from enum import StrEnum
+from math import prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from kbs_rim.appraisal.bootargs import BootargsRules
+from kbs_rim.appraisal.definition_rules import REGISTERED, Definition, within
 from kbs_rim.appraisal.document_problems import document_problems
 from kbs_rim.appraisal.rule_values import LOADED_ROLES, U64, Hash, Hex, ImageId, Rules
 from kbs_rim.appraisal.rule_values import Bounds as Bounds  # noqa: PLC0414 - re-exported: part of a workload
@@ -168,6 +170,7 @@ class Workload(Rules):
     rmm: RmmRules = RmmRules()
     parameters: ParameterRules = ParameterRules()
     realm: RealmRules = RealmRules()
+    definition: Definition | None = None
     runtime: RuntimeRules | None = None
     platform: PlatformRules = PlatformRules()
 
@@ -192,6 +195,34 @@ class Workload(Rules):
             raise ValueError(f"images must require the role {', '.join(sorted(missing))}")
         return self
 
+    @model_validator(mode="after")
+    def _defined(self) -> Self:
+        definition, listed = self.definition, self.rule_for(Role.DEVICE_TREE)
+        if definition is None:
+            return self
+        if definition.device_trees != (REGISTERED,) and not self.device_tree.judges:
+            raise ValueError('definition.device_trees: a tree that is not registered needs device_tree.mode = "rules"')
+        if REGISTERED in definition.device_trees and listed is None:
+            raise ValueError("definition.device_trees: images has no device tree")
+        for key, numbers, allowed, bounds in (
+            ("cpus", definition.cpus, "device_tree.cpus", self.device_tree.cpus),
+            ("ram", definition.ram, "memory.size", self.memory.size),
+            ("breakpoints", definition.breakpoints, "parameters.breakpoints", self.parameters.breakpoints),
+            ("watchpoints", definition.watchpoints, "parameters.watchpoints", self.parameters.watchpoints),
+            ("ipa_bits", definition.ipa_bits, "parameters.ipa_bits", self.parameters.ipa_bits),
+        ):
+            if not within(numbers, bounds.min, bounds.max):
+                raise ValueError(f"definition.{key}: {allowed} does not allow them all, only {bounds.min} to {bounds.max}")
+        size = definition.size(self._image_choices, len(listed.images) if listed else 0)
+        if size > definition.max_candidates:
+            raise ValueError(f"definition: {size} VMs are more than max_candidates = {definition.max_candidates}; let fewer things vary")
+        return self
+
+    @property
+    def _image_choices(self) -> int:
+        """In how many ways one image of each loaded role, the device tree apart, may be chosen."""
+        return prod(len(rule.images) + (not rule.required) for rule in self.images if rule.role is not Role.DEVICE_TREE)
+
     def rule_for(self, role: Role) -> ImageRule | None:
         """Return the rule for ``role``, or None if the workload does not know it."""
         return next((rule for rule in self.images if rule.role is role), None)
@@ -210,7 +241,8 @@ class Workload(Rules):
         """Every role with every image that this workload names for it, each pair once."""
         loaded = [(rule.role, image) for rule in self.images for image in rule.images]
         measured = [(rule.role, image) for rule in (self.runtime.images if self.runtime else ()) for image in rule.images]
-        return tuple(dict.fromkeys(loaded + measured))
+        handed = [(Role(role), image) for role, image in (self.definition.handed_over if self.definition else ())]
+        return tuple(dict.fromkeys(loaded + measured + handed))
 
 
 def parse_workload(document: Any) -> Workload:
