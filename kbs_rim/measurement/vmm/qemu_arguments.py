@@ -1,5 +1,6 @@
 """QEMU's command line for the virt machine, read as QEMU reads it: the last -machine key wins, lists of -smp and -m are merged."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ _LIMITS = {
     "num-watchpoints": ("num_wps", BREAKPOINTS),
     "num-pmu-counters": ("pmu_num_ctrs", PMU_COUNTERS),
 }
+_HEX_RPV = re.compile(r"[0-9A-Fa-f]{128}")
 _VECTOR_LENGTH = "sve-vector-length"
 """Where the first realm series had it; there the other limits were properties of the guest object, too."""
 
@@ -204,16 +206,19 @@ def _object(option: GivenOption, found: _Collected) -> None:
     name = kind.value if kind.key in ("", "qom-type") else ""
     if name in options.OTHER_GUESTS:
         raise refuse_argument(option.written, f"{name} is not Arm CCA; a realm is an {options.GUEST_TYPE}")
-    if name != options.GUEST_TYPE:
+    if name not in (options.GUEST_TYPE, options.VIRTCCA_TYPE):
         found.ignored.append(f"{option.written} {name[:40]}".rstrip())
         return
     found.realm = True
+    if name == options.VIRTCCA_TYPE:
+        found.remarks.append(f"{option.written} {name}: virtCCA runs no RMM; whether its monitor measures alike is not known")
     for key, value in items:
-        where = f"{option.written} {options.GUEST_TYPE} {key}".rstrip()
+        where = f"{option.written} {name} {key}".rstrip()
         if key in ("measurement-algorithm", "measurement-algo"):
             found.hash_algorithm = parse_hash(where, value)
         elif key == "personalization-value":
-            found.rpv = parse_rpv_base64(where, value)
+            # 64 bytes in hexadecimal, as the series had it until 2024, cannot be base64: that would be 96 bytes.
+            found.rpv = bytes.fromhex(value) if _HEX_RPV.fullmatch(value) else parse_rpv_base64(where, value)
         elif key == "measurement-log":
             switch = parse_switch(where, value)
             found.measurement_log = found.measurement_log if switch is None else switch
@@ -222,7 +227,7 @@ def _object(option: GivenOption, found: _Collected) -> None:
         elif key in _LIMITS:
             _cpu_limit(where, key, value, found)
         elif key != "id":
-            raise refuse_argument(where, f"{(key or value)[:40]} is not a property of {options.GUEST_TYPE}")
+            raise refuse_argument(where, f"{(key or value)[:40]} is not a property of {name}")
 
 
 def _cpu(option: GivenOption, found: _Collected) -> None:

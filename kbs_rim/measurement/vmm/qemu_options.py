@@ -48,7 +48,7 @@ MACHINE = re.compile(r"virt(?:-[0-9]{1,3}\.[0-9]{1,3})?")
 MACHINE_IGNORED = frozenset({
     "confidential-guest-support", "acpi", "accel", "usb", "dump-guest-core", "mem-merge", "memory-backend", "graphics", "kernel_irqchip",
     "kernel-irqchip", "suppress-vmdesc", "phandle-start", "dtb-randomness", "dtb-kaslr-seed", "x-oem-id", "x-oem-table-id", "ras", "boot",
-    "aux-ram-share", "dumpdtb", "hmat", "default-bus-bypass-iommu", "hwrandom", "dtb",
+    "aux-ram-share", "dumpdtb", "hmat", "default-bus-bypass-iommu", "hwrandom", "dtb", "kvm-type",
 })  # fmt: skip
 MACHINE_FIXED: Mapping[str, bool] = {
     "highmem": True,
@@ -71,6 +71,8 @@ CPU_IGNORED = frozenset({
     "backcompat-cntfrq", "backcompat-pauth-default-use-qarma5", "lpa2", "vfp", "neon", "cfgend",
 })  # fmt: skip
 GUEST_TYPE = "rme-guest"
+VIRTCCA_TYPE = "tmm-guest"
+"""The guest of Huawei's virtCCA, which has the calls of the RMM in another monitor."""
 OTHER_GUESTS = ("sev-guest", "sev-snp-guest", "tdx-guest", "pef-guest", "s390-pv-guest")
 DEVICES_WITHOUT_EFFECT = re.compile(
     r"virtio-(?!iommu|mem|pmem)[a-z0-9-]+|virtconsole|virtserialport|vhost-[a-z0-9-]+|usb-[a-z0-9-]+|scsi-[a-z]+|pcie-root-port|"
