@@ -4,13 +4,16 @@ import json
 import shutil
 import subprocess
 import urllib.request
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from kbs_rim.appraisal.workload import Role
+from kbs_rim.errors import OurFault
 from kbs_rim.image_sources.apt_source import AptRepository, AptSource
 from kbs_rim.image_sources.collecting import Collector
 from kbs_rim.image_sources.requests import ImageRequest, RequestKind
@@ -19,6 +22,7 @@ from kbs_rim.image_sources.sources_file import Sources
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 TARGETS = ("apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(ORIGIN) $(COMPONENT)", "Created-By: Packages")
 SMALL_PACKAGES = ("qemu-efi-aarch64", "shim-signed", "grub-efi-arm64-signed")
+T = TypeVar("T")
 BOOKWORM_STABLE = "4D64FEC119C2029067D6E791F8D2585B8783D481"
 
 
@@ -50,8 +54,16 @@ def chain() -> dict[str, dict]:
     return {package["package"]: package for package in json.loads(path.read_text())}
 
 
+def reached(work: Callable[[], T]) -> T:
+    """Do what needs the mirror; a mirror that fails says nothing of the code."""
+    try:
+        return work()
+    except OurFault as error:
+        pytest.skip(f"Debian's archive cannot be reached: {error}")
+
+
 def test_the_archive_is_signed_by_the_keys_that_were_seen(debian, source, chain):
-    verified = debian.repository(source).release()
+    verified = reached(lambda: debian.repository(source).release())
     seen = chain["qemu-efi-aarch64"]["release"]
     assert (verified.release.origin, verified.release.codename) == (seen["origin"], seen["codename"])
     assert verified.release.by_hash
@@ -65,7 +77,7 @@ def test_a_keyring_of_one_key_is_enough_although_gpgv_then_fails(source):
     if not single.is_file():
         pytest.skip("Debian's keyrings of single keys are not installed")
     pinned = replace(source, keyring=single, signed_by=(BOOKWORM_STABLE,))
-    signers = AptRepository(pinned, now=datetime.now(UTC)).release().signed.signers
+    signers = reached(AptRepository(pinned, now=datetime.now(UTC)).release).signed.signers
     assert [signer.primary for signer in signers] == [BOOKWORM_STABLE]
 
 
@@ -73,7 +85,8 @@ def test_a_keyring_of_one_key_is_enough_although_gpgv_then_fails(source):
 def test_packages_hold_what_somebody_else_found_in_them(debian, chain, name):
     expected = chain[name]
     paths = tuple(file["path"] for file in expected["files"] if "sha256" in file and "VARS" not in file["path"])
-    images = debian.collect(ImageRequest(kind=RequestKind.APT, value=name, patterns=paths, roles=(Role.FIRMWARE,)))
+    request = ImageRequest(kind=RequestKind.APT, value=name, patterns=paths, roles=(Role.FIRMWARE,))
+    images = reached(lambda: debian.collect(request))
     if images[0].provenance["package-version"] != expected["version"]:
         pytest.skip(f"the archive has {images[0].provenance['package-version']} now")
     assert images[0].provenance["package-sha256"] == expected["deb_sha256"]
