@@ -16,6 +16,8 @@ from kbs_rim.limits import GRANULE_SIZE, KIB
 Buffer = bytes | bytearray | memoryview
 BLOCK_SIZE = 256 * KIB
 """Bytes that are hashed in all ways before the next ones are touched: small enough to stay in a CPU cache."""
+_ZEROS = bytes(GRANULE_SIZE)
+_ZERO_DIGESTS = {algorithm: algorithm.digest(_ZEROS) for algorithm in HashAlgorithm}
 
 
 class Alignment(StrEnum):
@@ -156,6 +158,9 @@ class _LayoutHasher:
         return {algorithm: bytes(digests) for algorithm, digests in self._digests.items()}
 
     def _hash(self, granules: memoryview) -> None:
+        pieces = [granules[at : at + GRANULE_SIZE] for at in range(0, len(granules), GRANULE_SIZE)]
+        # Firmware is padded to the size of its flash: megabytes of zeros, whose digest is one.
+        zeros = [piece.tobytes() == _ZEROS for piece in pieces]
         for algorithm, digests in self._digests.items():
-            new = algorithm.constructor
-            digests += b"".join([new(granules[at : at + GRANULE_SIZE]).digest() for at in range(0, len(granules), GRANULE_SIZE)])
+            new, of_zeros = algorithm.constructor, _ZERO_DIGESTS[algorithm]
+            digests += b"".join([of_zeros if zero else new(piece).digest() for piece, zero in zip(pieces, zeros, strict=True)])

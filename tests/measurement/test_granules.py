@@ -89,3 +89,13 @@ def test_a_wrong_announced_size_is_refused():
 def test_a_lead_outside_of_the_granule_is_refused(lead):
     with pytest.raises(ValueError, match="lead"):
         granule_digests(b"x", HashAlgorithm.SHA256, lead)
+
+
+@pytest.mark.parametrize("lead", [0, 1, 1660, PAGE - 1])
+@pytest.mark.parametrize("place", [None, 0, PAGE - 1, PAGE, 2 * PAGE + 5, 5 * PAGE - 1])
+def test_zeros_are_hashed_as_the_zeros_that_they_are(lead, place):
+    data = bytearray(5 * PAGE)
+    if place is not None:
+        data[place] = 1
+    for algorithm in HashAlgorithm:
+        assert granule_digests(bytes(data), algorithm, lead) == plain_granules(bytes(data), algorithm.compact_name, lead)
