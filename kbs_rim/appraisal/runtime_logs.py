@@ -6,6 +6,7 @@ that need it, and only of those.
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from kbs_rim.appraisal.findings import Finding
 from kbs_rim.appraisal.runtime_workload import LogRule, PcrMapping, RuntimeRules
@@ -20,6 +21,8 @@ from kbs_rim.evidence.log_reader import read_event_log
 from kbs_rim.limits import Limits
 
 _REM0_REGISTER = 1
+MOST_LOOKED_UP: Final = 1024
+"""Digests that one appraisal looks up in the registry for REMs; a boot with many modules of GRUB has 200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,17 @@ def _read(label: LogLabel, data: bytes, limits: Limits | None) -> RuntimeLog:
 
 
 def digests_to_look_up(logs: RuntimeLogs, algorithm: HashAlgorithm) -> tuple[tuple[HashAlgorithm, bytes], ...]:
-    """Return the digests that only the registry can explain, each once: those of events that do not hold what was hashed."""
+    """Return the digests that only the registry can explain, each once: those of events that do not hold what was hashed.
+
+    Anybody can send a log of thousands: no more than ``MOST_LOOKED_UP`` are asked for, and the rest is unknown.
+    """
     events = (event for log in logs.logs if log.log for event in log.log.events if event.measured)
     wanted = (
         (algorithm, event.digests[algorithm.tpm_id])
         for event in events
         if algorithm.tpm_id in event.digests and not isinstance(event.content, ImaTemplate) and preimage_of(event, algorithm) is None
     )
-    return tuple(dict.fromkeys(wanted))
+    return tuple(dict.fromkeys(wanted))[:MOST_LOOKED_UP]
 
 
 def in_rems(log: EventLog, rule: LogRule) -> EventLog | None:

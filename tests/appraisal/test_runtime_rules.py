@@ -11,8 +11,13 @@ from measured_boot import MeasuredBoot, RuntimeStage, blob, digests_of, extends_
 from stage import QEMU_FIRMWARE, Stage, error_ids
 
 from kbs_rim.appraisal.registered_image import ImageState
+from kbs_rim.appraisal.runtime_logs import MOST_LOOKED_UP, digests_to_look_up, read_runtime_logs
+from kbs_rim.appraisal.runtime_workload import RuntimeRules
 from kbs_rim.appraisal.workload import Role
-from kbs_rim.limits import Limits
+from kbs_rim.evidence.envelope import Evidence
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
+from kbs_rim.evidence.log_label import parse_label
+from kbs_rim.limits import DEFAULT_LIMITS, Limits
 from kbs_rim.measurement.uki import UkiFacts, UkiForm, UkiSection, load_options
 from kbs_rim.realm.simulator import SimulatedRealm
 
@@ -351,6 +356,15 @@ def test_attack_thousands_of_unknown_events_leave_few_findings():
     verdict = stage.judge()
     assert len([finding for finding in verdict.findings if finding.id == "rem.event-unknown"]) == 20
     assert any("980 more events" in finding.message for finding in verdict.findings)
+
+
+def test_attack_thousands_of_look_ups():
+    """Each unknown digest would be a question to the database."""
+    events = [(2, ACTION, b"", bytes([number % 256, number // 256])) for number in range(3000)]
+    stage = stage_of(*events)
+    evidence = Evidence(b"token", [(parse_label("cc"), log_of(*events))])
+    logs = read_runtime_logs(evidence, [RuntimeRules.model_validate(stage.table)], DEFAULT_LIMITS)
+    assert len(digests_to_look_up(logs, HashAlgorithm.SHA256)) == MOST_LOOKED_UP
 
 
 def test_attack_logs_that_cost_more_than_they_weigh():
