@@ -104,6 +104,7 @@ def test_roles_that_no_vmm_loads_belong_to_the_table():
 
 def test_the_examples_of_the_reference_are_valid():
     examples = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(examples) == 2
-    for text in examples:
-        assert isinstance(parse_workload({**QEMU_KERNEL.workload_document("web"), **tomllib.loads(text)}).runtime, RuntimeRules)
+    tables = [table for table in map(tomllib.loads, examples) if "realm" in table and "runtime" in table]
+    assert len(tables) >= 2
+    for table in tables:
+        assert isinstance(parse_workload({**QEMU_KERNEL.workload_document("web"), **table}).runtime, RuntimeRules)
