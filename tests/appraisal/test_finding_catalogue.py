@@ -13,7 +13,8 @@ from kbs_rim.errors import MalformedEvidence
 
 ROOT = Path(__file__).parent.parent.parent
 RAISERS = {
-    "Conflict", "Finding", "Forbidden", "InvalidDocument", "MalformedEvidence", "NotFound", "RefusedKey", "RefusedSource", "UnopenableSecret",
+    "Conflict", "Finding", "Forbidden", "InvalidDocument", "MalformedEvidence",
+    "NotFound", "RefusedKey", "RefusedSource", "UnopenableSecret",
 }  # fmt: skip
 
 

@@ -29,9 +29,9 @@ def steps(monkeypatch) -> list[int]:
     spent: list[int] = []
     chain = replay._chain
 
-    def counted(rmm, params, runs, granules):
+    def counted(rmm, params, runs, *rest):
         spent.append(replay._cost(runs))
-        return chain(rmm, params, runs, granules)
+        return chain(rmm, params, runs, *rest)
 
     monkeypatch.setattr(replay, "_chain", counted)
     return spent
