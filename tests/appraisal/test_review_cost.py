@@ -14,6 +14,7 @@ from kbs_rim.evidence.envelope import Evidence
 from kbs_rim.evidence.tcg_log import LogKind
 from kbs_rim.limits import DEFAULT_LIMITS
 from kbs_rim.measurement import replay
+from kbs_rim.measurement.rim_runs import steps_of_all
 from kbs_rim.realm.host_script import honest_log
 from kbs_rim.realm.lies import Lie
 from kbs_rim.realm.log_emitter import BlobRecord, RecRecord
@@ -29,9 +30,9 @@ def steps(monkeypatch) -> list[int]:
     spent: list[int] = []
     chain = replay._chain
 
-    def counted(rmm, params, runs, *rest):
-        spent.append(replay._cost(runs))
-        return chain(rmm, params, runs, *rest)
+    def counted(rmm, params, runs, granules, reached, pause):
+        spent.append(steps_of_all(runs) - (reached is not None))
+        return chain(rmm, params, runs, granules, reached, pause)
 
     monkeypatch.setattr(replay, "_chain", counted)
     return spent
