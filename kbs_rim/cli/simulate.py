@@ -1,7 +1,6 @@
 """``kbs-rim simulate``: build a realm from image files on a model of the RMM, and let it answer a challenge."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,79 +8,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kbs_rim.cli import EXIT_OK
+from kbs_rim.cli.simulate_parameters import Extend, HexBytes, LieName, MemorySize, list_lies
 
 if TYPE_CHECKING:
+    from kbs_rim.realm.firmware_boot import Disk
     from kbs_rim.realm.lies import Lie
     from kbs_rim.realm.platform_identity import PlatformIdentity
     from kbs_rim.realm.simulator import SimulatedRealm, Simulation
     from kbs_rim.realm.vm_builder import VmDefinition, VmFiles
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _PAGES = {"4k": 4096, "16k": 16384, "64k": 65536}
 _CHALLENGE_SIZE = 64
-_OUTPUTS = ("challenge", "token_out", "log_out", "dtb_out", "evidence_out", "endorsements_out", "cpak_out", "as_json")
-
-
-class _MemorySize(click.ParamType[int]):
-    """A size as VMMs take it: a number with K, M or G, MiB without."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"([0-9]{1,12})([KMG]?)", str(value))
-        if match is None:
-            self.fail(f"{value!r} is no size such as 512M or 2G", param, ctx)
-        return int(match[1]) * _UNITS[match[2]]
-
-
-class _HexBytes(click.ParamType[bytes]):
-    """Bytes in hex."""
-
-    name = "hex"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        try:
-            return bytes.fromhex(value)
-        except ValueError:
-            self.fail(f"{value!r} is not hex", param, ctx)
-
-
-class _Extend(click.ParamType[tuple[int, bytes]]):
-    """``INDEX=HEX`` with the RSI index 1 to 4 of REM0 to REM3."""
-
-    name = "index=hex"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, bytes]:
-        match = re.fullmatch(r"([1-4])=((?:[0-9A-Fa-f]{2}){0,64})", str(value))
-        if match is None:
-            self.fail("write INDEX=HEX with an index from 1 (REM0) to 4 (REM3) and at most 64 bytes", param, ctx)
-        return int(match[1]), bytes.fromhex(match[2])
-
-
-class _LieName(click.ParamType["Lie"]):
-    """The name of a lie; the list is loaded when it is needed."""
-
-    name = "lie"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Lie":
-        from kbs_rim.realm.lies import Lie
-
-        try:
-            return Lie(value)
-        except ValueError:
-            self.fail(f"unknown lie {value!r}; --list-lies shows them", param, ctx)
-
-
-def _list_lies(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    if not wanted or ctx.resilient_parsing:
-        return
-    from kbs_rim.realm.lies import LIES
-
-    for lie, distortion in LIES.items():
-        click.echo(f"{lie.value:28} {distortion.about}")
-        click.echo(f"{'':28} expected: {', '.join(sorted(distortion.findings))}")
-    ctx.exit()
+_OUTPUTS = (
+    "challenge",
+    "token_out",
+    "log_out",
+    "dtb_out",
+    "evidence_out",
+    "endorsements_out",
+    "cpak_out",
+    "cc_log_out",
+    "ccel_table_out",
+    "as_json",
+)
 
 
 _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -93,9 +43,9 @@ _VM_OPTIONS: tuple[_Decorator, ...] = (
     click.option("--firmware", type=_FILE),
     click.option("--dtb", type=_FILE, help="Device tree [default: generated as the VMM does]."),
     click.option("--cpus", type=click.IntRange(1, 512), default=1, show_default=True),
-    click.option("--memory", type=_MemorySize(), default="512M", show_default=True, help="RAM; MiB without K, M or G."),
+    click.option("--memory", type=MemorySize(), default="512M", show_default=True, help="RAM; MiB without K, M or G."),
     click.option("--append", help="Kernel command line."),
-    click.option("--rpv", type=_HexBytes(), default="", help="Realm personalization value, up to 64 bytes."),
+    click.option("--rpv", type=HexBytes(), default="", help="Realm personalization value, up to 64 bytes."),
     click.option("--pmu", is_flag=True, help="Give the realm a PMU."),
     click.option("--no-its", is_flag=True, help="No interrupt translation service."),
     click.option("--no-log", is_flag=True, help="Reserve no log area (the log is written all the same)."),
@@ -105,6 +55,14 @@ _VM_OPTIONS: tuple[_Decorator, ...] = (
     click.option("--sve-bits", type=click.IntRange(0, 2048), default=0, show_default=True, help="Vector length; 0 is no SVE."),
     click.option("--private-memory", is_flag=True, help="An encryption key of its own (RMM 2.0)."),
 )
+_DISK_OPTIONS: tuple[_Decorator, ...] = (
+    click.option("--disk-kernel", type=_FILE, help="What the firmware finds on the disk and measures: a kernel that is an EFI program."),
+    click.option("--disk-initrd", type=_FILE, help="The initrd beside it."),
+    click.option("--disk-append", default="", help="The kernel's command line on the disk."),
+    click.option("--disk-grub", type=_FILE, help="GRUB in front of the kernel."),
+    click.option("--disk-uki", type=_FILE, help="A unified kernel image instead."),
+    click.option("--secure-boot", type=_FILE, metavar="CERTIFICATE", help="Secure Boot is on, with this certificate (DER) in db."),
+)
 _REALM_OPTIONS: tuple[_Decorator, ...] = (
     click.option("--rmm", type=click.Choice(["1.0", "2.0"]), default="1.0", show_default=True),
     click.option("--hash", "hash_", type=click.Choice(["sha256", "sha384", "sha512"]), default="sha256", show_default=True),
@@ -112,7 +70,7 @@ _REALM_OPTIONS: tuple[_Decorator, ...] = (
     click.option("--rounding", type=click.Choice(list(_PAGES)), default="4k", show_default=True, help="Page size of the host."),
     click.option("--log-style", help="qemu, qemu-documented, kvmtool or kvmtool-old [default: the VMM's]."),
     click.option("--log-before-rec", is_flag=True, help="Populate the log before the vCPUs, as older kvmtool does."),
-    click.option("--extend", "extends", type=_Extend(), multiple=True, help="The running realm extends a REM; repeatable."),
+    click.option("--extend", "extends", type=Extend(), multiple=True, help="The running realm extends a REM; repeatable."),
     click.option("--platform", type=_FILE, help="The simulated platform's file [default: one that is thrown away]."),
     click.option("--new-platform", is_flag=True, help="Make the platform's file if it is missing."),
     click.option("--curve", type=click.Choice(["P-256", "P-384"]), default="P-384", show_default=True, help="Of a new platform's key."),
@@ -122,7 +80,7 @@ _REALM_OPTIONS: tuple[_Decorator, ...] = (
     click.option(
         "--send-dtb", type=click.Choice(["none", "envelope", "log"]), default="none", show_default=True, help="Send the device tree."
     ),
-    click.option("--lie", type=_LieName(), help="Tell a lie, see --list-lies."),
+    click.option("--lie", type=LieName(), help="Tell a lie, see --list-lies."),
 )
 
 
@@ -136,10 +94,12 @@ def _with_options(*groups: Sequence[_Decorator]) -> _Decorator:
 
 
 @click.command("simulate")
-@_with_options(_VM_OPTIONS, _REALM_OPTIONS)
-@click.option("--challenge", type=_HexBytes(), help="64 bytes that the token answers.")
+@_with_options(_VM_OPTIONS, _DISK_OPTIONS, _REALM_OPTIONS)
+@click.option("--challenge", type=HexBytes(), help="64 bytes that the token answers.")
 @click.option("--token-out", type=_FILE, help="Write the CCA token.")
 @click.option("--log-out", type=_FILE, help="Write the VMM's log.")
+@click.option("--cc-log-out", type=_FILE, help="Write the firmware's log area (CCEL).")
+@click.option("--ccel-table-out", type=_FILE, help="Write the ACPI table that points to it.")
 @click.option("--dtb-out", type=_FILE, help="Write the device tree as loaded.")
 @click.option("--evidence-out", type=_FILE, help="Write token and log in the JSON envelope.")
 @click.option(
@@ -147,7 +107,7 @@ def _with_options(*groups: Sequence[_Decorator]) -> _Decorator:
 )
 @click.option("--cpak-out", type=_FILE, help="Write the platform's public key, PEM.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--list-lies", is_flag=True, is_eager=True, expose_value=False, callback=_list_lies, help="List the lies and exit.")
+@click.option("--list-lies", is_flag=True, is_eager=True, expose_value=False, callback=list_lies, help="List the lies and exit.")
 def command(**options: Any) -> int:
     """Build a realm from image files and print its measurements and layout.
 
@@ -184,6 +144,7 @@ def _realm(options: dict[str, Any]) -> "SimulatedRealm":
 
 
 def _simulation(options: dict[str, Any]) -> "Simulation":
+    from kbs_rim.realm.cc_log_lies import BootLie
     from kbs_rim.realm.host_script import HostHabits
     from kbs_rim.realm.kvm_host import BuildOrder
     from kbs_rim.realm.rim_model import RmmGeneration
@@ -195,6 +156,7 @@ def _simulation(options: dict[str, Any]) -> "Simulation":
     if style not in LOG_STYLES:
         raise click.UsageError(f"--log-style is one of {', '.join(LOG_STYLES)}")
     order, page_size = BuildOrder(options["order"]), _PAGES[options["rounding"]]
+    lie: Lie | BootLie | None = options["lie"]
     return Simulation(
         script=build_script(_definition(options), _files(options)),
         log_style=LOG_STYLES[style],
@@ -206,7 +168,9 @@ def _simulation(options: dict[str, Any]) -> "Simulation":
             profile=TokenProfile(options["profile"]),
             mec=MecSpelling(options["mec"]) if options["mec"] else None,
         ),
-        lie=options["lie"],
+        lie=None if isinstance(lie, BootLie) else lie,
+        disk=_disk(options),
+        boot_lie=lie if isinstance(lie, BootLie) else None,
         send_tree=TreeDelivery(options["send_dtb"]),
         extends=options["extends"],
     )
@@ -250,6 +214,19 @@ def _files(options: dict[str, Any]) -> "VmFiles":
     return VmFiles(kernel=kernel, initrd=initrd, firmware=firmware, device_tree=dtb)
 
 
+def _disk(options: dict[str, Any]) -> "Disk | None":
+    from kbs_rim.realm.firmware_boot import Disk
+
+    files = {name: options[f"disk_{name}"] for name in ("kernel", "initrd", "grub", "uki")}
+    if not any(files.values()):
+        if options["disk_append"] or options["secure_boot"]:
+            raise click.UsageError("--disk-append and --secure-boot need --disk-kernel or --disk-uki")
+        return None
+    read = {name: path.read_bytes() if path else None for name, path in files.items()}
+    certificate = options["secure_boot"].read_bytes() if options["secure_boot"] else None
+    return Disk(**read, append=options["disk_append"], secure_boot=certificate)
+
+
 def _identity(options: dict[str, Any]) -> "PlatformIdentity":
     from kbs_rim.realm.platform_identity import PlatformIdentity
 
@@ -276,6 +253,8 @@ def _write_files(realm: "SimulatedRealm", options: dict[str, Any]) -> None:
         options["dtb_out"].write_bytes(realm.built.load("DTB").data)
     if options["log_out"]:
         options["log_out"].write_bytes(realm.log)
+    if options["cc_log_out"] or options["ccel_table_out"]:
+        _write_firmware_log(realm, options)
     if options["token_out"] or options["evidence_out"]:
         evidence = realm.evidence(options["challenge"])
         if options["token_out"]:
@@ -284,15 +263,24 @@ def _write_files(realm: "SimulatedRealm", options: dict[str, Any]) -> None:
             options["evidence_out"].write_bytes(encode_evidence_json(evidence))
 
 
+def _write_firmware_log(realm: "SimulatedRealm", options: dict[str, Any]) -> None:
+    from kbs_rim.realm.cc_log import ccel_table
+
+    if realm.cc_log is None:
+        raise click.UsageError("only a firmware boot with --disk-kernel or --disk-uki has a log of the firmware")
+    if options["cc_log_out"]:
+        options["cc_log_out"].write_bytes(realm.cc_log)
+    if options["ccel_table_out"]:
+        options["ccel_table_out"].write_bytes(ccel_table())
+
+
 def _describe(realm: "SimulatedRealm") -> dict[str, Any]:
     import hashlib
-
-    from kbs_rim.realm.lies import LIES
 
     simulation, built = realm.simulation, realm.built
     params, first = built.params, built.recs[0]
     habits, area = simulation.habits, built.log_area
-    identity, lie = simulation.identity, simulation.lie
+    identity = simulation.identity
     return {
         "rim": realm.rim.hex(),
         "rems": [rem.hex() for rem in realm.rems],
@@ -315,8 +303,21 @@ def _describe(realm: "SimulatedRealm") -> dict[str, Any]:
         "pc": hex(first.pc),
         "x0": hex(first.gprs[0]),
         "platform": {"implementation_id": identity.implementation_id.hex(), "instance_id": identity.instance_id.hex()},
-        "lie": None if lie is None else {"name": lie.value, "about": LIES[lie].about, "expected": sorted(LIES[lie].findings)},
+        "lie": _lie_told(simulation),
     }
+
+
+def _lie_told(simulation: "Simulation") -> dict[str, Any] | None:
+    from kbs_rim.realm.cc_log_lies import BOOT_LIES
+    from kbs_rim.realm.lies import LIES
+
+    if simulation.boot_lie is not None:
+        name, told, findings = simulation.boot_lie.value, BOOT_LIES[simulation.boot_lie].about, BOOT_LIES[simulation.boot_lie].findings
+    elif simulation.lie is not None:
+        name, told, findings = simulation.lie.value, LIES[simulation.lie].about, LIES[simulation.lie].findings
+    else:
+        return None
+    return {"name": name, "about": told, "expected": sorted(findings)}
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -9,7 +9,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from kbs_rim.evidence.envelope import Evidence
 from kbs_rim.evidence.tcg_log import LogKind
-from kbs_rim.realm.host_script import DEVICE_TREE, HostHabits, HostScript, honest_log, perform
+from kbs_rim.realm.cc_log import cc_area, cc_log
+from kbs_rim.realm.cc_log_lies import BOOT_LIES, BootLie
+from kbs_rim.realm.failures import SimulationFailed
+from kbs_rim.realm.firmware_boot import Disk, FirmwareBoot, Measured
+from kbs_rim.realm.host_script import DEVICE_TREE, FIRMWARE, HostHabits, HostScript, honest_log, perform
 from kbs_rim.realm.lies import LIES, Distortion, Lie, TokenLie
 from kbs_rim.realm.log_emitter import LogEmitter, LogRecord, LogStyle, TreeRecord
 from kbs_rim.realm.platform_identity import PlatformIdentity
@@ -53,7 +57,10 @@ USUAL_TOKENS = TokenStyle()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
-    """Everything that decides a simulated realm. ``extends`` are (index 1-4, value) pairs that the running realm makes."""
+    """Everything that decides a simulated realm. ``extends`` are (index 1-4, value) pairs that the running realm makes.
+
+    ``disk`` is what the firmware boots and measures; without one it measures nothing. ``boot_lie`` is about that boot.
+    """
 
     script: HostScript
     log_style: LogStyle
@@ -62,6 +69,8 @@ class Simulation:
     habits: HostHabits = USUAL_HABITS
     tokens: TokenStyle = USUAL_TOKENS
     lie: Lie | None = None
+    disk: Disk | None = None
+    boot_lie: BootLie | None = None
     extends: tuple[tuple[int, bytes], ...] = ()
     send_tree: TreeDelivery = TreeDelivery.NONE
 
@@ -74,8 +83,10 @@ class SimulatedRealm:
         self.simulation = simulation
         self._distortion = LIES[simulation.lie] if simulation.lie else _TRUTH
         self.built = self._distortion.vm(simulation.script)
+        self._measured = self._boot_disk()
         self._rmm = self._boot(self.built)
         self.log = self._write_log()
+        self.cc_log = self._write_cc_log()
         identity = simulation.identity
         if self._distortion.token is TokenLie.DEBUG:
             identity = identity.in_debug()
@@ -94,9 +105,33 @@ class SimulatedRealm:
 
     def _boot(self, script: HostScript) -> RmmModel:
         rmm = perform(script, self.simulation.generation, self.simulation.habits)
-        for index, value in (*self.simulation.extends, *self._distortion.extends):
+        measured = ((item.register, item.digest) for item in self._measured)
+        for index, value in (*measured, *self.simulation.extends, *self._distortion.extends):
             rmm.extend(index, value)
         return rmm
+
+    def _boot_disk(self) -> tuple[Measured, ...]:
+        """Return what the firmware measures of the disk that is really there."""
+        disk, lie = self.simulation.disk, self.simulation.boot_lie
+        if disk is None:
+            if lie is not None:
+                raise SimulationFailed(f"the lie {lie} is about a measured boot: there must be a disk")
+            return ()
+        if self.built.entry_image.name != FIRMWARE:
+            raise SimulationFailed("only firmware boots from a disk")
+        return self._measure(disk if lie is None else BOOT_LIES[lie].disk(disk))
+
+    def _measure(self, disk: Disk) -> tuple[Measured, ...]:
+        return FirmwareBoot(disk, self.built.params.hash, bytes(self.built.load(DEVICE_TREE).data)).measurements()
+
+    def _write_cc_log(self) -> bytes | None:
+        """Return the firmware's log area, or what the lie makes of it; None if there is none to send."""
+        disk, lie, hash_ = self.simulation.disk, self.simulation.boot_lie, self.built.params.hash
+        if disk is None:
+            return None
+        if lie is None:
+            return cc_area(cc_log(self._measured, hash_))
+        return BOOT_LIES[lie].log(self._measured, self._measure(disk), hash_)
 
     def _boot_platform(self, identity: PlatformIdentity) -> PlatformBoot:
         return PlatformBoot(identity, self.simulation.tokens.profile, mec=self.simulation.tokens.mec)
@@ -142,9 +177,12 @@ class SimulatedRealm:
         return collection(self.simulation.tokens.form, members)
 
     def evidence(self, challenge: bytes) -> Evidence:
-        """Return token and VMM log, as the guest sends them, and the device tree if it is told to."""
+        """Return token, VMM log and firmware's log, as the guest sends them, and the device tree if it is told to."""
         tree = bytes(self.built.load(DEVICE_TREE).data) if self.simulation.send_tree is TreeDelivery.ENVELOPE else None
-        return Evidence(self.token(challenge), ((LogKind.VMM, self.log),), tree)
+        logs = [(LogKind.VMM, self.log)]
+        if self.cc_log is not None:
+            logs.append((LogKind.CC, self.cc_log))
+        return Evidence(self.token(challenge), tuple(logs), tree)
 
 
 def write_log(records: Sequence[LogRecord], simulation: Simulation, area_size: int) -> bytes:
