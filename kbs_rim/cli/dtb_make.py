@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kbs_rim.cli import EXIT_OK
+from kbs_rim.cli.stock_qemu_options import caches_of, host_facts, seeds_of
 
 if TYPE_CHECKING:
     from kbs_rim.measurement.image import Arm64Header
     from kbs_rim.measurement.vmm.stock_qemu_arguments import StockArguments
     from kbs_rim.measurement.vmm.stock_qemu_definition import BootFiles, HostFacts
-    from kbs_rim.measurement.vmm.stock_qemu_profile import CpuCaches
-    from kbs_rim.measurement.vmm.stock_qemu_request import Seeds
 
 _INPUT = click.Path(path_type=Path, exists=True, dir_okay=False)
 _HEADER_SIZE = 64
@@ -23,7 +22,6 @@ _GZIP_MAGIC, _GZIP_WINDOW = b"\x1f\x8b\x08", 31
 _PACKED_HEAD = 64 * 1024
 """Bytes of a gzip'd kernel that hold its header."""
 _U_BOOT_MAGIC = b"\x27\x05\x19\x56"
-_CACHE_NUMBERS = 6
 
 
 @click.group("make")
@@ -38,15 +36,7 @@ def command() -> None:
 )
 @click.option("--kernel", type=_INPUT, help="The kernel, if -kernel names a file of another machine.")
 @click.option("--initrd", type=_INPUT, help="The initrd, if -initrd names a file of another machine.")
-@click.option("--kaslr-seed", metavar="HEX", help="8 random bytes that QEMU chose, unless dtb-randomness=off.")
-@click.option("--rng-seed", metavar="HEX", help="32 random bytes that QEMU chose, unless dtb-randomness=off.")
-@click.option("--host-pmu/--no-host-pmu", default=None, help="With KVM and no pmu= in -cpu: whether the guest has a PMU.")
-@click.option(
-    "--host-address-bits", type=click.IntRange(32, 52), help="With KVM: bits of guest addresses, where the layout depends on them."
-)
-@click.option(
-    "--host-caches", metavar="NUMBERS", help="With KVM and QEMU 11: line, size and sets of the L1 data, then the instruction cache."
-)
+@host_facts
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def qemu(qemu_version: str, output: Path, as_json: bool, arguments: tuple[str, ...], **options: Any) -> int:
@@ -61,7 +51,7 @@ def qemu(qemu_version: str, output: Path, as_json: bool, arguments: tuple[str, .
     from kbs_rim.measurement.vmm.stock_qemu_definition import stock_machine
     from kbs_rim.measurement.vmm.stock_qemu_profile import qemu_version as version_of
 
-    version, seeds = version_of(qemu_version), _seeds(options["kaslr_seed"], options["rng_seed"])
+    version, seeds = version_of(qemu_version), seeds_of(options["kaslr_seed"], options["rng_seed"])
     try:
         read = read_stock_arguments(arguments)
         files = _boot_files(read, options["kernel"], options["initrd"])
@@ -126,31 +116,7 @@ def _initrd_size(file: Path) -> int:
     return file.stat().st_size
 
 
-def _seeds(kaslr: str | None, rng: str | None) -> "Seeds | None":
-    from kbs_rim.measurement.vmm.stock_qemu_request import Seeds
-
-    if kaslr is None and rng is None:
-        return None
-    if kaslr is None or rng is None:
-        raise click.UsageError("--kaslr-seed and --rng-seed belong together")
-    try:
-        return Seeds(bytes.fromhex(kaslr), bytes.fromhex(rng))
-    except ValueError:
-        raise click.UsageError("--kaslr-seed and --rng-seed are in hexadecimal") from None
-
-
 def _host(options: dict[str, Any]) -> "HostFacts":
     from kbs_rim.measurement.vmm.stock_qemu_definition import HostFacts
 
-    return HostFacts(pmu=options["host_pmu"], address_bits=options["host_address_bits"], caches=_caches(options["host_caches"]))
-
-
-def _caches(text: str | None) -> "CpuCaches | None":
-    from kbs_rim.measurement.vmm.stock_qemu_profile import CpuCaches
-
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != _CACHE_NUMBERS or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        raise click.UsageError("--host-caches is six numbers such as 64,65536,256,64,65536,256")
-    return CpuCaches(*map(int, parts))
+    return HostFacts(pmu=options["host_pmu"], address_bits=options["host_address_bits"], caches=caches_of(options["host_caches"]))

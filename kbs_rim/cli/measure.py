@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from kbs_rim.cli import EXIT_OK
+from kbs_rim.cli.measure_stock import stock_options, stock_tree
 from kbs_rim.errors import InvalidDocument
 
 if TYPE_CHECKING:
     from kbs_rim.cli.measure_images import ImageFile
+    from kbs_rim.cli.measure_stock import StockTree
     from kbs_rim.measurement.rmm import RmmVersion
     from kbs_rim.measurement.vmm.calculation import MeasurementPlan
     from kbs_rim.measurement.vmm.definition import Role, VmDefinition, Vmm
@@ -24,6 +26,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _TREE = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 _USAGE = "kbs-rim measure VMM [OPTIONS] -- VMM ARGUMENTS"
+_ARGUMENTS, _WITHOUT_DASHES = "kbs_rim.vmm_arguments", "kbs_rim.vmm_arguments_without_dashes"
 _ALIASES = {"cloud-hv": "cloud-hypervisor"}
 _HASHES = ("sha256", "sha384", "sha512")
 _CAPABILITIES = ("ipa_bits", "num_bps", "num_wps", "sve_vl", "pmu_num_ctrs", "pmu", "lpa2")
@@ -49,7 +52,7 @@ _OPTIONS = (
     click.option("--device-assignment", is_flag=True, help="The realm may have assigned devices."),
     click.option("--dtb", type=_TREE, help="Measure this device tree as it is (- reads stdin)."),
     click.option("--dtb-template", type=_TREE, help="Patch this device tree, dumped from a VMM, instead of making one."),
-    click.option("--output-dtb", type=_FILE, help="Write the device tree that is measured."),
+    click.option("--output-dtb", type=_TREE, help="Write the device tree that is measured (- writes it to stdout, the rest to stderr)."),
     click.option("--corim", type=_FILE, help="Write RIM, REMs and RPV as a CoRIM for Veraison, unsigned (see kbs-rim corim sign)."),
     click.option("--legacy-comid", "--endorsements-output", type=_FILE, help="Write the CoMID in JSON that cca-realm-measurements writes."),
     click.option("--comid-template", "--endorsements-template", type=_FILE, help="What that CoMID takes its identity from."),
@@ -82,18 +85,32 @@ class _Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         position = args.index("--") if "--" in args else len(args)
-        ctx.meta["kbs_rim.vmm_arguments"] = tuple(args[position + 1 :])
+        ctx.meta[_ARGUMENTS] = tuple(args[position + 1 :])
         try:
             return super().parse_args(ctx, args[:position])
+        except click.BadParameter:
+            raise
         except click.UsageError as error:
             if position < len(args):
                 raise
-            hint = f"what the VMM is started with stands behind --: {_USAGE}"
-            raise click.UsageError(f"{error.format_message()} ({hint})", ctx=error.ctx) from None
+            if not _options_before(ctx):
+                hint = f"what the VMM is started with stands behind --: {_USAGE}"
+                raise click.UsageError(f"{error.format_message()} ({hint})", ctx=error.ctx) from None
+        # As realm-measurements has it: its own options, the VMM's name, the VMM's arguments.
+        ctx.meta[_ARGUMENTS], ctx.meta[_WITHOUT_DASHES] = tuple(args), True
+        return super().parse_args(ctx, [])
+
+
+def _options_before(ctx: click.Context) -> bool:
+    """Whether options stand in front of the VMM's name."""
+    group = ctx.parent
+    given = click.core.ParameterSource.COMMANDLINE
+    return group is not None and any(group.get_parameter_source(name) is given for name in group.params)
 
 
 @click.group(name="measure", cls=_Group)
 @_measured
+@stock_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Compute what a VM will measure, from the command line that starts it.
@@ -105,6 +122,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 @command.command(cls=_Command)
 @_measured
+@stock_options
 @click.pass_context
 def qemu(ctx: click.Context, /, **options: Any) -> int:
     """Measure a realm of QEMU's virt machine: kbs-rim measure qemu -c HOST -k IMAGE -- QEMU'S ARGUMENTS."""
@@ -129,13 +147,14 @@ def cloud_hypervisor(ctx: click.Context, /, **options: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is measured: the VM as defined, the VMM's version, the host, the RMM's version, the image files by role."""
+    """What is measured: the VM as defined, the VMM's version, the host, the RMM's version, the image files by role, QEMU's own tree."""
 
     definition: "VmDefinition"
     profile: "VmmProfile"
     host: "EffectiveHost"
     rmm: "RmmVersion"
     files: Mapping[str, "ImageFile"]
+    stock: "StockTree | None"
 
 
 def _measure(ctx: click.Context, vmm: "Vmm", own: dict[str, Any]) -> int:
@@ -143,7 +162,9 @@ def _measure(ctx: click.Context, vmm: "Vmm", own: dict[str, Any]) -> int:
 
     options = _joined(ctx, own)
     _check(options)
-    subject, notes = _subject(vmm, ctx.meta["kbs_rim.vmm_arguments"], options)
+    subject, notes = _subject(vmm, ctx.meta[_ARGUMENTS], options)
+    if ctx.meta.get(_WITHOUT_DASHES):
+        notes.insert(0, f"no -- stands there: everything behind {vmm} is taken for its arguments")
     if not options["quiet"]:
         for note in notes:
             click.echo(f"kbs-rim: {note}", err=True)
@@ -152,7 +173,8 @@ def _measure(ctx: click.Context, vmm: "Vmm", own: dict[str, Any]) -> int:
         for note in tree_notes(plan.layout, subject.definition.topology.count):
             click.echo(f"kbs-rim: --dtb: {note}", err=True)
     if options["output_dtb"] is not None:
-        options["output_dtb"].write_bytes(plan.layout.device_tree)
+        with click.open_file(str(options["output_dtb"]), "wb") as stream:
+            stream.write(plan.layout.device_tree)
     _print(subject, plan, options)
     return EXIT_OK
 
@@ -163,17 +185,20 @@ def _subject(vmm: "Vmm", arguments: Sequence[str], options: dict[str, Any]) -> t
     from kbs_rim.measurement.vmm.arguments import parse_arguments
     from kbs_rim.measurement.vmm.request import effective_host
 
+    if options.get("host_pmu") is not None and options["pmu"] is None:
+        options["pmu"] = options["host_pmu"]
     profile, capabilities = _profile(vmm, options["profile"]), _host(options)
     try:
-        definition = parse_arguments(vmm, arguments)
+        stock, definition = stock_tree(arguments, parse_arguments(vmm, arguments), options)
         host = effective_host(definition, capabilities, profile)
     except InvalidDocument as error:
         _usage(error)
     files, unused = _images(definition, options)
     notes = [*notes_of(definition, host), *unused]
-    if definition.tree_given is False and options["dtb"] is None:
-        notes.append(f"{vmm} is not told to load a device tree and would make its own; give it the one of --output-dtb")
-    return _Subject(definition, profile, host, RmmVersion(options["rmm"] or "1.0"), files), notes
+    if definition.tree_given is False and options["dtb"] is None and stock is None:
+        other = ", or measure QEMU's with --qemu-version" if vmm == "qemu" else ""
+        notes.append(f"{vmm} is not told to load a device tree and would make its own; give it the one of --output-dtb{other}")
+    return _Subject(definition, profile, host, RmmVersion(options["rmm"] or "1.0"), files, stock), notes
 
 
 def _joined(ctx: click.Context, own: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +208,7 @@ def _joined(ctx: click.Context, own: dict[str, Any]) -> dict[str, Any]:
     for name, value in outer.items():
         if name == "configs":
             joined[name] = (*value, *own[name])
-        elif ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
+        elif name not in own or ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT:
             joined[name] = value
     return joined
 
@@ -255,6 +280,7 @@ def _plan(subject: _Subject, options: dict[str, Any]) -> "MeasurementPlan":
         raise click.UsageError(f"{printable(definition.tree_changes[0])}, in a way that is not modelled: give the tree itself with --dtb")
     try:
         request = request_of(definition, subject.host, {role: file.loaded for role, file in subject.files.items()})
+        tree = _tree(subject, request, options)
     except InvalidDocument as error:
         _usage(error)
     extras = RealmExtras(
@@ -262,13 +288,16 @@ def _plan(subject: _Subject, options: dict[str, Any]) -> "MeasurementPlan":
         device_assignment=options["device_assignment"],
         host_page_size=KIB * int((options["host_page"] or "4k").removesuffix("k")),
     )
-    return plan_measurement(subject.profile, request, subject.rmm, _tree(subject.profile, request, options), extras)
+    return plan_measurement(subject.profile, request, subject.rmm, tree, extras)
 
 
-def _tree(profile: "VmmProfile", request: "VmRequest", options: dict[str, Any]) -> bytes | None:
+def _tree(subject: _Subject, request: "VmRequest", options: dict[str, Any]) -> bytes | None:
     from kbs_rim.cli.measure_images import read_tree
     from kbs_rim.measurement.vmm.tree_template import patch_template
 
+    profile = subject.profile
+    if subject.stock is not None:
+        return subject.stock.make(profile, request, subject.host)
     if options["dtb_template"] is not None:
         return patch_template(profile, request, read_tree(options["dtb_template"]))
     if options["dtb"] is None:
@@ -283,28 +312,32 @@ def _print(subject: _Subject, plan: "MeasurementPlan", options: dict[str, Any]) 
     from kbs_rim.cli import measure_view as view
     from kbs_rim.cli.corim_measured import write_measured
     from kbs_rim.cli.measure_images import hash_images, progress_of
-    from kbs_rim.measurement.vmm.calculation import calculate
+    from kbs_rim.measurement.vmm.calculation import calculate, steps_of
 
     if options["verbose"]:
         for place in plan.layout.loads:
             click.echo(f"kbs-rim: {place.role} at {place.base:#x}, {place.size} bytes", err=True)
-    calculation = None
+    to_stderr = str(options["output_dtb"]) == "-"
+    calculation, steps = None, None
     if not options["no_measurements"]:
         with progress_of(sum(file.loaded.size for file in subject.files.values())) as progress:
             granules, digests = hash_images(plan, subject.files, progress)
-        calculation = calculate(plan, subject.rmm, granules, digests, each=options["explain_all"])
+        calculation = calculate(plan, subject.rmm, granules, digests)
+        if options["explain_all"]:
+            steps = steps_of(plan, subject.rmm, granules, each=True)
+        elif options["explain"]:
+            steps = iter(calculation.steps)
     if calculation is not None and (options["corim"] or options["legacy_comid"]):
         paths = {name: options[name] for name in ("corim", "legacy_comid", "comid_template")}
         write_measured(calculation.rim, calculation.rem, subject.definition.rpv, label=subject.profile.name, **paths)
-    explained = calculation is not None and (options["explain"] or options["explain_all"])
     if options["as_json"]:
         document = view.document_of(subject.definition, subject.profile, subject.host, plan, subject.rmm, calculation)
-        steps = {"steps": view.steps_document(calculation)} if explained and calculation is not None else {}
-        view.print_json({**document, **steps})
+        stock = {"qemu_version": subject.stock.version} if subject.stock is not None else {}
+        view.print_json({**document, **stock}, steps, err=to_stderr)
     elif calculation is not None:
-        if explained:
-            view.print_steps(calculation)
-        view.print_registers(calculation, as_base64=options["print_b64"])
+        if steps is not None:
+            view.print_steps(steps, err=to_stderr)
+        view.print_registers(calculation, as_base64=options["print_b64"], err=to_stderr)
 
 
 def _usage(error: InvalidDocument) -> NoReturn:

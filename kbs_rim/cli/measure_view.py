@@ -3,10 +3,12 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from kbs_rim.measurement.chain_kernel import RIM_FIELD_SIZE
 
 if TYPE_CHECKING:
     from kbs_rim.measurement.rmm import RealmCreate, RmmVersion
@@ -74,21 +76,17 @@ def parameters_of(host: "EffectiveHost", plan: "MeasurementPlan") -> dict[str, A
     }
 
 
-def print_registers(calculation: "Calculation", *, as_base64: bool) -> None:
-    """Print RIM and REM0 to REM3, a line each."""
+def print_registers(calculation: "Calculation", *, as_base64: bool, err: bool = False) -> None:
+    """Print RIM and REM0 to REM3, a line each: the 64 bytes of the register, of which a shorter digest fills the start."""
     for name, value in (("RIM", calculation.rim), *((f"REM{number}", value) for number, value in enumerate(calculation.rem))):
-        click.echo(f"{name}: {base64.b64encode(value).decode() if as_base64 else value.hex()}")
+        register = value.ljust(RIM_FIELD_SIZE, b"\0")
+        click.echo(f"{name}: {base64.b64encode(register).decode() if as_base64 else register.hex()}", err=err)
 
 
-def print_steps(calculation: "Calculation") -> None:
-    """Print every step: how often it extended the RIM, what it was, and the RIM after it."""
-    for step in calculation.steps:
-        click.echo(f"{step.rim.hex()} {step.extensions:>7} {operation_text(step)}")
-
-
-def steps_document(calculation: "Calculation") -> list[dict[str, Any]]:
-    """Return the steps for JSON."""
-    return [{"operation": operation_text(step), "extensions": step.extensions, "rim": step.rim.hex()} for step in calculation.steps]
+def print_steps(steps: Iterable["Step"], *, err: bool = False) -> None:
+    """Print every step as it comes: the RIM after it, how many times it extended the RIM, and what it was."""
+    for step in steps:
+        click.echo(f"{step.rim.hex()} {step.extensions:>7} {operation_text(step)}", err=err)
 
 
 def operation_text(step: "Step") -> str:
@@ -113,9 +111,19 @@ def operation_text(step: "Step") -> str:
             return str(step.operation)
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """Print one JSON object."""
-    click.echo(json.dumps(document, indent=2))
+def print_json(document: dict[str, Any], steps: Iterable["Step"] | None = None, *, err: bool = False) -> None:
+    """Print one JSON object. ``steps`` become its last member, an object in each line, written as they come: there may be millions."""
+    text = json.dumps(document, indent=2)
+    if steps is None:
+        click.echo(text, err=err)
+        return
+    click.echo(text.removesuffix("\n}") + ',\n  "steps": [', nl=False, err=err)
+    comma = ""
+    for step in steps:
+        one = {"operation": operation_text(step), "extensions": step.extensions, "rim": step.rim.hex()}
+        click.echo(f"{comma}\n    {json.dumps(one)}", nl=False, err=err)
+        comma = ","
+    click.echo("\n  ]\n}", err=err)
 
 
 def notes_of(definition: "VmDefinition", host: "EffectiveHost") -> Iterator[str]:

@@ -149,14 +149,14 @@ def test_what_the_reference_refuses_is_refused(capsys, tmp_path, case):
 
 def test_text_is_five_lines(capsys):
     code, out, err = run(capsys, "kvmtool", *HOST, "--", *KVMTOOL, "--dtb", "t")
-    zero = "0" * 64
+    half, zero = "0" * 64, "0" * 128
     assert (code, err) == (0, "")
-    assert out.splitlines() == [f"RIM: {SMALL}", f"REM0: {zero}", f"REM1: {zero}", f"REM2: {zero}", f"REM3: {zero}"]
+    assert out == f"RIM: {SMALL}{half}\nREM0: {zero}\nREM1: {zero}\nREM2: {zero}\nREM3: {zero}\n"
 
 
 def test_base64_is_of_the_same_bytes(capsys):
     _, out, _ = run(capsys, "kvmtool", *HOST, "--print-b64", "--", *KVMTOOL)
-    assert out.splitlines()[0] == f"RIM: {base64.b64encode(bytes.fromhex(SMALL)).decode()}"
+    assert out.splitlines()[0] == f"RIM: {base64.b64encode(bytes.fromhex(SMALL) + bytes(32)).decode()}"
 
 
 @pytest.mark.parametrize(

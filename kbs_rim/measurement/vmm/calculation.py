@@ -95,19 +95,13 @@ def plan_measurement(
 
 
 def calculate(
-    plan: MeasurementPlan, rmm: RmmVersion, granules: Mapping[str, bytes], digests: Mapping[str, bytes] | None = None, *, each: bool = False
+    plan: MeasurementPlan, rmm: RmmVersion, granules: Mapping[str, bytes], digests: Mapping[str, bytes] | None = None
 ) -> Calculation:
     """Return RIM and REMs. ``granules`` has the granule digests of ``plan.images``, ``digests`` the whole digest of ``plan.extended``.
 
-    ``each`` gives a step for every extension instead of one for every range. Raises ``InvalidDocument`` (``document.vm``) if the
-    granules of an image are missing or too few.
+    Raises ``InvalidDocument`` (``document.vm``) if the granules of an image are missing or too few.
     """
-    tree = granule_digests(plan.layout.device_tree, plan.algorithm, plan.layout.device_tree_base % GRANULE_SIZE)
-    known = {**granules, DEVICE_TREE: tree}
-    chain = RimChain(rmm, plan.layout.params)
-    steps = [Step(plan.layout.params, 1, chain.value)]
-    for operation in plan.operations:
-        steps.extend(_perform(chain, operation, known, plan, each=each))
+    steps = tuple(steps_of(plan, rmm, granules))
     rem0 = bytes(plan.algorithm.digest_size)
     for thing in plan.extended:
         if digests is None or thing not in digests:
@@ -115,7 +109,20 @@ def calculate(
         rem0 = extend_rem(plan.algorithm, rem0, digests[thing])
     empty = bytes(plan.algorithm.digest_size)
     others = (empty,) * (REMS - 1)
-    return Calculation(chain.value, (rem0, others[0], others[1], others[2]), tuple(steps))
+    return Calculation(steps[-1].rim, (rem0, others[0], others[1], others[2]), steps)
+
+
+def steps_of(plan: MeasurementPlan, rmm: RmmVersion, granules: Mapping[str, bytes], *, each: bool = False) -> Iterator[Step]:
+    """Yield one step for every operation, or with ``each`` for every RTT entry and granule; nothing of them is kept.
+
+    The RIM of the last one is the realm's. Raises as ``calculate`` does, once the iteration gets there.
+    """
+    tree = granule_digests(plan.layout.device_tree, plan.algorithm, plan.layout.device_tree_base % GRANULE_SIZE)
+    known = {**granules, DEVICE_TREE: tree}
+    chain = RimChain(rmm, plan.layout.params)
+    yield Step(plan.layout.params, 1, chain.value)
+    for operation in plan.operations:
+        yield from _perform(chain, operation, known, plan, each=each)
 
 
 def _perform(

@@ -49,6 +49,7 @@ class _Collected:
     smp: dict[str, int] = field(default_factory=dict)
     images: set[Role] = field(default_factory=set)
     limits: HostCapabilities = field(default_factory=HostCapabilities)
+    cpu_limits: HostCapabilities = field(default_factory=HostCapabilities)
     sve_switches: list[SveSwitch] = field(default_factory=list)
     machine: str | None = None
     cpu_model: str | None = None
@@ -104,7 +105,7 @@ def _definition(found: _Collected) -> VmDefinition:
         bootargs=found.bootargs,
         hash_algorithm=found.hash_algorithm,
         rpv=found.rpv,
-        limits=found.limits,
+        limits=found.limits.restricted_by(found.cpu_limits),
         sve_switches=tuple(found.sve_switches),
         pmu=found.pmu,
         its=found.its,
@@ -119,8 +120,8 @@ def _definition(found: _Collected) -> VmDefinition:
 
 
 def _memory(option: GivenOption, found: _Collected) -> None:
-    for key, value in split_properties(option.value, escaped=True):
-        if key in ("", "size"):
+    for position, (key, value) in enumerate(split_properties(option.value, escaped=True)):
+        if key == "size" or (not key and not position):
             size = parse_size(option.written, value, suffixes="BKMGTP")
             found.ram_size = -(-size // _RAM_STEP) * _RAM_STEP
         elif key == "maxmem":
@@ -128,20 +129,20 @@ def _memory(option: GivenOption, found: _Collected) -> None:
         elif key == "slots":
             found.slots = parse_number(f"{option.written} slots", value, 0, 256)
         else:
-            raise refuse_argument(option.written, f"{key} is not one of size, slots, maxmem")
+            raise refuse_argument(option.written, f"{(key or value)[:40]} is not one of size, slots, maxmem")
 
 
 def _smp(option: GivenOption, found: _Collected) -> None:
-    for key, value in split_properties(option.value, escaped=True):
-        name = key or "cpus"
+    for position, (key, value) in enumerate(split_properties(option.value, escaped=True)):
+        name = "cpus" if not key and not position else key or value
         where = f"{option.written} {key}".rstrip()
         if name in _UNIFORM:
             if parse_number(where, value, 1, DEFAULT_LIMITS.cpus) != 1:
                 raise refuse_argument(where, "the virt machine has one at most")
-        elif name in ("cpus", "maxcpus", *_TOPOLOGY):
+        elif key in ("", "cpus", "maxcpus", *_TOPOLOGY) and (key or not position):
             found.smp[name] = parse_number(where, value, 1, DEFAULT_LIMITS.cpus)
         else:
-            raise refuse_argument(option.written, f"{key} is not one of cpus, maxcpus, {', '.join(_TOPOLOGY)}")
+            raise refuse_argument(option.written, f"{name[:40]} is not one of cpus, maxcpus, {', '.join(_TOPOLOGY)}")
 
 
 def _topology(given: Mapping[str, int]) -> CpuTopology:
@@ -174,8 +175,7 @@ def _machine(option: GivenOption, found: _Collected) -> None:
             if value not in ("3", "host", "max"):
                 raise refuse_argument(where, f"a realm has GICv3: write 3, host or max instead of {value[:20]}")
         elif key == "its":
-            switch = parse_switch(where, value)
-            found.its = found.its if switch is None else switch
+            found.its = parse_switch(where, value) is not False
         elif key in options.MACHINE_FIXED:
             wanted = options.MACHINE_FIXED[key]
             if parse_switch(where, value) not in (wanted, None):
@@ -225,32 +225,35 @@ def _object(option: GivenOption, found: _Collected) -> None:
         elif key == _VECTOR_LENGTH:
             _limit(found, sve_vl=_vector_length(where, value))
         elif key in _LIMITS:
-            _cpu_limit(where, key, value, found)
+            _limit(found, **_limit_of(where, key, value))
         elif key != "id":
             raise refuse_argument(where, f"{(key or value)[:40]} is not a property of {name}")
 
 
 def _cpu(option: GivenOption, found: _Collected) -> None:
-    for item in split_properties(option.value, escaped=True):
+    """QEMU forgets what an earlier -cpu said."""
+    found.cpu_model, found.pmu, found.cpu_limits = None, None, HostCapabilities()
+    found.sve_switches.clear()
+    for position, item in enumerate(split_properties(option.value, escaped=True)):
         where = f"{option.written} {item.key}".rstrip()
-        if not item.key:
+        if not item.key and not position:
             found.cpu_model = item.value
         elif item.key in _LIMITS:
-            _cpu_limit(where, item.key, item.value, found)
+            limit = HostCapabilities(**_limit_of(where, item.key, item.value))
+            found.cpu_limits = found.cpu_limits.restricted_by(limit)
         elif item.key == "pmu":
-            switch = parse_switch(where, item.value)
-            found.pmu = found.pmu if switch is None else switch
+            found.pmu = parse_switch(where, item.value)
         elif item.key.startswith("sve"):
             _sve(where, item, found)
         elif item.key in options.CPU_IGNORED:
             found.ignored.append(where)
         else:
-            raise refuse_argument(option.written, f"{item.key[:40]} is not a property of the host's CPU that is known here")
+            raise refuse_argument(option.written, f"{(item.key or item.value)[:40]} is not a property of the host's CPU that is known here")
 
 
-def _cpu_limit(where: str, key: str, value: str, found: _Collected) -> None:
+def _limit_of(where: str, key: str, value: str) -> dict[str, Any]:
     name, (low, high) = _LIMITS[key]
-    _limit(found, **{name: parse_number(where, value, low, high)})
+    return {name: parse_number(where, value, low, high)}
 
 
 def _limit(found: _Collected, **limit: Any) -> None:

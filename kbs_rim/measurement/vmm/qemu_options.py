@@ -62,7 +62,7 @@ MACHINE_FIXED: Mapping[str, bool] = {
     "nvdimm": False,
 }
 """Switches of the machine that have only one place in a realm whose layout is known."""
-MACHINE_TREE = frozenset({"iommu", "highmem-mmio-size", "sgx-epc"})
+MACHINE_TREE = frozenset({"iommu", "highmem-mmio-size", "sgx-epc", "msi", "virtio-mmio-transports"})
 MACHINE_FLASH = frozenset({"pflash0", "pflash1"})
 CPU_MODELS = ("host", "max")
 """A realm runs on the host's CPU; under KVM ``max`` is the same."""

@@ -71,7 +71,8 @@ def needs_boot_files(arguments: StockArguments) -> bool:
 
 
 def stock_machine(arguments: StockArguments, version: QemuVersion, files: BootFiles, host: HostFacts, seeds: Seeds | None) -> StockQemu:
-    """Return the machine. ``seeds`` are needed unless the command line has dtb-randomness=off, and only then.
+    """Return the machine. ``seeds`` are needed unless the command line has dtb-randomness=off, and only then; a realm's tree has
+    none by itself.
 
     Raises ``InvalidDocument`` (``document.vm`` or ``document.vm-arguments``) that names the option.
     """
@@ -114,7 +115,7 @@ def stock_machine(arguments: StockArguments, version: QemuVersion, files: BootFi
         high_memory=_high_memory(switches, arguments.machine_type),
         address_bits=host.address_bits if cpu.address_bits is None else None,
         caches=host.caches if cpu.caches is None else None,
-        seeds=_seeds(switches, seeds),
+        seeds=_seeds(switches, seeds, realm=arguments.realm),
         first_phandle=_phandle(arguments.machine),
         realm=arguments.realm,
         log_area=log_area,
@@ -230,8 +231,10 @@ def _phandle(machine: Mapping[str, str]) -> int:
     return 0x8000 if text is None else parse_number("-machine phandle-start", text, 1, 0xFFFF_0000, hexadecimal=True)
 
 
-def _seeds(switches: _Switches, seeds: Seeds | None) -> Seeds | None:
-    random = switches.switch("dtb-randomness", switches.switch("dtb-kaslr-seed", True))
+def _seeds(switches: _Switches, seeds: Seeds | None, *, realm: bool) -> Seeds | None:
+    """The series for realms draws none unless told to; who knows the seeds of one all the same may give them."""
+    unless_told = seeds is not None if realm else True
+    random = switches.switch("dtb-randomness", switches.switch("dtb-kaslr-seed", unless_told))
     if random and seeds is None:
         raise refuse_argument("-machine dtb-randomness", "must be off, or the seeds of that very boot be given (--kaslr-seed, --rng-seed)")
     if seeds is not None and not random:
@@ -272,7 +275,7 @@ def _placements(arguments: StockArguments, files: BootFiles, ram_size: int) -> t
     if needs_boot_files(arguments):
         if files.kernel is None or (arguments.initrd is not None and files.initrd_size is None):
             raise refuse_argument("-kernel", "the tree depends on the size of the kernel and the initrd; both must be there")
-        base = _initrd_base(files.kernel, ram_size)
+        base = _initrd_base(files.kernel, ram_size, realm=arguments.realm)
         end = base + (files.initrd_size or 0)
         if end > RAM_BASE + ram_size:
             raise refuse("-initrd: it does not fit into the RAM")
@@ -281,9 +284,10 @@ def _placements(arguments: StockArguments, files: BootFiles, ram_size: int) -> t
     return initrd, Region(tree + TREE_SIZE, LOG_AREA_SIZE) if arguments.measurement_log else None
 
 
-def _initrd_base(kernel: Arm64Header, ram_size: int) -> int:
+def _initrd_base(kernel: Arm64Header, ram_size: int, *, realm: bool) -> int:
+    """A realm starts in its kernel, without the boot code, so the kernel lies where it asks to."""
     if not kernel.image_size:
         raise refuse_argument("-kernel", "a kernel from before Linux 3.17, which does not say its size, is not known")
-    offset = kernel.text_offset + (_TREE_ALIGNMENT if kernel.text_offset < _BOOT_CODE_SIZE else 0)
+    offset = kernel.text_offset + (_TREE_ALIGNMENT if kernel.text_offset < _BOOT_CODE_SIZE and not realm else 0)
     kernel_end = RAM_BASE + offset + kernel.image_size
     return up(max(RAM_BASE + min(ram_size // 2, _INITRD_OFFSET_MAX), kernel_end), GRANULE_SIZE)
