@@ -21,10 +21,10 @@ from kbs_rim.measurement.rim_runs import (
     RipasRun,
     UnmeasuredRun,
     populated_twice,
+    run_names,
     runs_of,
     state_names,
     steps_of,
-    steps_of_all,
 )
 from kbs_rim.measurement.rmm import RealmCreate, RealmFlags, RecCreate, RimChain, RmmVersion, ripas_runs
 
@@ -76,7 +76,7 @@ class RimMemo(Protocol):
 
 @dataclass(slots=True)
 class ReplayWork:
-    """What all replays of one plan with one set of images share: how much they may cost, and what was computed already.
+    """What the replays of one appraisal share: how much they may cost, and what was computed already.
 
     ``budget`` is in hash chain steps; what ``memo`` remembers costs none. Without this, every workload with dialects of its own
     would cost a budget of its own. ``pause`` is called every few thousand steps, and what it raises ends the replay.
@@ -87,11 +87,21 @@ class ReplayWork:
     spent: int = 0
     known: dict[bytes, bytes] = field(default_factory=dict)
     pause: Callable[[], None] | None = None
+    _last: "_PlannedReplay | None" = field(default=None, init=False, repr=False)
 
     @property
     def left(self) -> int:
         """Chain steps that may still be spent."""
         return self.budget - self.spent
+
+    def on(self, plan: BootPlan, images: ImageLookup) -> "_PlannedReplay":
+        """Return what follows from this plan and these images alone; raise as ``match_rim``.
+
+        Kept for the next call, until one comes with other objects: all workloads of an appraisal ask about the same log.
+        """
+        if self._last is None or self._last.plan is not plan or self._last.images is not images:
+            self._last = _PlannedReplay.of(plan, images)
+        return self._last
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +144,12 @@ def replay_rim(
     Raises ``MalformedEvidence``: ``rim.overlap``, ``rim.image-unknown``, ``rim.image-size``, ``rim.image-alignment``, and
     ``rim.dialects`` if the replay would exceed ``limits`` or the rounding makes two ranges touch.
     """
-    granules = _all_granules(plan, images)
-    runs = runs_of(plan, dialect)
-    problem = _obstacle(runs, steps_of_all(runs), limits.replay_granules, limits)
+    replay = _PlannedReplay.of(plan, images)
+    planned = replay.runs_in(dialect)
+    problem = planned.obstacle(planned.steps[-1] + 1, limits.replay_granules, limits)
     if problem is not None:
         raise MalformedEvidence("rim.dialects", f"the replay in dialect {dialect} is not possible: {problem}")
-    *_, rim = _chain(dialect.rmm, params or plan.create.params, runs, granules)
+    *_, rim = _chain(dialect.rmm, params or plan.create.params, planned.runs, replay.granules)
     return rim
 
 
@@ -157,14 +167,13 @@ def match_rim(
 
     At most ``limits.replay_dialects`` are tried; a dialect that performs the same operations as an earlier one is not computed
     again. Each is tried with all ``variants`` of the realm parameters (default: ``params_to_try``), which have the logged hash
-    algorithm and IPA width. ``work`` lets several calls for the same plan and images share what they computed and one budget; a call
-    without it has ``limits.replay_granules`` for itself. Raises ``MalformedEvidence`` as ``replay_rim`` does, and ``rim.dialects`` if
+    algorithm and IPA width. ``work`` lets several calls share what they computed and one budget; a call without it has
+    ``limits.replay_granules`` for itself. Raises ``MalformedEvidence`` as ``replay_rim`` does, and ``rim.dialects`` if
     not a single dialect could be tried.
     """
-    granules = _all_granules(plan, images)
-    ids = _image_ids(plan, images)
     variants = params_to_try(plan.create.params) if variants is None else variants
     work = work or ReplayWork(limits.replay_granules)
+    replay = work.on(plan, images)
     before = work.spent
     rims: dict[Dialect, bytes] = {}
     skipped: dict[Dialect, str] = {}
@@ -172,14 +181,14 @@ def match_rim(
         if position >= limits.replay_dialects:
             skipped[dialect] = f"more than {limits.replay_dialects} dialects"
             continue
-        runs = runs_of(plan, dialect)
-        chains = [_PlannedChain.of(params, runs, ids, work) for params in variants]
-        problem = _obstacle(runs, sum(chain.cost for chain in chains), work.left, limits)
+        planned = replay.runs_in(dialect)
+        chains = [_PlannedChain.of(params, planned, work) for params in variants]
+        problem = planned.obstacle(sum(chain.cost for chain in chains), work.left, limits)
         if problem is not None:
             skipped[dialect] = problem
             continue
         for chain in chains:
-            computed = chain.finish(dialect.rmm, granules, work)
+            computed = chain.finish(dialect.rmm, replay, work)
             if hmac.compare_digest(computed, rim):
                 return ReplayResult(dialect, {**rims, dialect: computed}, work.spent - before, chain.params, skipped)
             rims.setdefault(dialect, computed)
@@ -189,54 +198,113 @@ def match_rim(
 
 
 @dataclass(frozen=True, slots=True)
-class _PlannedChain:
-    """One chain to compute: from the furthest state that is known (``done`` runs, RIM ``reached``) to its end."""
+class _PlannedRuns:
+    """The operations of a plan in one dialect, and what follows from them whatever the realm's parameters are.
 
-    params: RealmCreate
+    A RIM is worth remembering at ``marks``, which count runs: ``names`` says what was done until then, ``steps`` how many chain steps
+    that took, without the realm's own. ``entries`` counts RAM entries; ``shared`` is a granule that would be populated twice.
+    """
+
     runs: tuple[PlannedRun, ...]
-    ids: tuple[str, ...]
+    marks: tuple[int, ...]
     names: tuple[bytes, ...]
-    done: int
-    reached: bytes | None
+    steps: tuple[int, ...]
+    entries: int
+    shared: int | None
 
     @classmethod
-    def of(cls, params: RealmCreate, runs: tuple[PlannedRun, ...], ids: tuple[str, ...], work: ReplayWork) -> "_PlannedChain":
+    def of(cls, runs: tuple[PlannedRun, ...], ids: Sequence[str]) -> "_PlannedRuns":
+        marks, names, steps = _checkpoints(runs), run_names(runs, ids), [0]
+        for run in runs:
+            steps.append(steps[-1] + steps_of(run))
+        entries = sum(run.entries for run in runs if isinstance(run, RipasRun))
+        return cls(runs, marks, tuple(names[mark] for mark in marks), tuple(steps[mark] for mark in marks), entries, populated_twice(runs))
+
+    def obstacle(self, cost: int, left: int, limits: Limits) -> str | None:
+        """Return why these runs cannot be replayed at all, or only at a higher price than is ``left``; None if they can."""
+        if self.shared is not None:
+            return f"{self.shared:#x} would be populated twice"
+        if self.entries > limits.ripas_entries:
+            return f"{self.entries} RAM entries, at most {limits.ripas_entries}"
+        if cost > left:
+            return f"{cost} chain steps, {left} left"
+        return None
+
+
+@dataclass(slots=True)
+class _PlannedReplay:
+    """A plan with its images. There are few dialects, so what is kept of each is a few times the plan."""
+
+    plan: BootPlan
+    images: ImageLookup
+    granules: tuple[bytes, ...]
+    ids: tuple[str, ...]
+    _runs: dict[Dialect, _PlannedRuns] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: BootPlan, images: ImageLookup) -> "_PlannedReplay":
+        """Raise ``MalformedEvidence`` if an image of the plan cannot be replayed."""
+        return cls(plan, images, _all_granules(plan, images), _image_ids(plan, images))
+
+    def runs_in(self, dialect: Dialect) -> _PlannedRuns:
+        """Return the operations in one dialect; several dialects may have the same."""
+        if (known := self._runs.get(dialect)) is not None:
+            return known
+        runs = runs_of(self.plan, dialect)
+        same = next((planned for planned in self._runs.values() if planned.runs == runs), None)
+        self._runs[dialect] = same or _PlannedRuns.of(runs, self.ids)
+        return self._runs[dialect]
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedChain:
+    """One chain to compute: from the furthest state that is known (``reached``, the RIM at mark number ``at``) to its end.
+
+    ``names`` are those of the states at the marks.
+    """
+
+    params: RealmCreate
+    planned: _PlannedRuns
+    names: tuple[bytes, ...]
+    at: int = -1
+    reached: bytes | None = None
+
+    @classmethod
+    def of(cls, params: RealmCreate, planned: _PlannedRuns, work: ReplayWork) -> "_PlannedChain":
         """Look for the furthest state in this work first, and then in the memo."""
-        names = state_names(params, runs, ids)
-        marks = _checkpoints(runs)
-        done, reached = max(((mark, work.known[names[mark]]) for mark in marks if names[mark] in work.known), default=(0, None))
-        if done < len(runs) and work.memo is not None:
-            if (remembered := work.memo.get(names[-1])) is not None:
-                done, reached = len(runs), remembered
-            else:
-                later = [mark for mark in marks if done < mark < len(runs)]
-                if later and (found := work.memo.furthest([names[mark] for mark in later])):
-                    done, reached = later[found[0]], found[1]
-        return cls(params, runs, ids, names, done, reached)
+        names = state_names(params, planned.names)
+        last = len(names) - 1
+        at = next((place for place in range(last, -1, -1) if names[place] in work.known), -1)
+        reached = work.known[names[at]] if at >= 0 else None
+        if at < last and work.memo is not None:
+            if (remembered := work.memo.get(names[last])) is not None:
+                at, reached = last, remembered
+            elif at + 1 < last and (found := work.memo.furthest(names[at + 1 : last])):
+                at, reached = at + 1 + found[0], found[1]
+        return cls(params, planned, names, at, reached)
 
     @property
     def cost(self) -> int:
         """Chain steps that are left to do."""
-        return steps_of_all(self.runs[self.done :]) - (self.reached is not None)
+        whole = self.planned.steps[-1]
+        return whole + 1 if self.reached is None else whole - self.planned.steps[self.at]
 
-    def finish(self, rmm: RmmVersion, granules: Sequence[bytes], work: ReplayWork) -> bytes:
+    def finish(self, rmm: RmmVersion, replay: _PlannedReplay, work: ReplayWork) -> bytes:
         """Return the RIM; what is computed on the way is remembered where that pays."""
-        if self.reached is not None and self.done == len(self.runs):
+        if self.reached is not None and self.at == len(self.names) - 1:
             work.known[self.names[-1]] = self.reached
             return self.reached
         work.spent += self.cost
-        marks, rim = frozenset(_checkpoints(self.runs)), b""
-        states = _chain(rmm, self.params, self.runs[self.done :], granules, self.reached, work.pause)
-        for done, rim in enumerate(states, self.done):
-            if done in marks:
-                self._remember(done, rim, work)
+        runs, done = self.planned.runs, 0 if self.reached is None else self.planned.marks[self.at]
+        names, rim = dict(zip(self.planned.marks, self.names, strict=True)), b""
+        states = _chain(rmm, self.params, runs[done:], replay.granules, self.reached, work.pause)
+        for position, rim in enumerate(states, done):
+            if position in names:
+                work.known[names[position]] = rim
+                if work.memo is not None:
+                    images = frozenset(replay.ids[run.image] for run in runs[:position] if isinstance(run, ImageRun))
+                    work.memo.put(names[position], rim, images)
         return rim
-
-    def _remember(self, done: int, rim: bytes, work: ReplayWork) -> None:
-        work.known[self.names[done]] = rim
-        if work.memo is not None:
-            images = frozenset(self.ids[run.image] for run in self.runs[:done] if isinstance(run, ImageRun))
-            work.memo.put(self.names[done], rim, images)
 
 
 def _checkpoints(runs: Sequence[PlannedRun]) -> tuple[int, ...]:
@@ -297,19 +365,6 @@ def _granules_of(loaded: LoadedImage, images: ImageLookup) -> bytes:
         message = f"{what} lies at an offset in its page for which no granule digests are registered"
         raise MalformedEvidence("rim.image-alignment", message, seen=hex(loaded.base))
     return granules
-
-
-def _obstacle(runs: Sequence[PlannedRun], cost: int, left: int, limits: Limits) -> str | None:
-    """Return why these runs cannot be replayed at all, or only at a higher price than is ``left``; None if they can."""
-    shared = populated_twice(runs)
-    if shared is not None:
-        return f"{shared:#x} would be populated twice"
-    entries = sum(run.entries for run in runs if isinstance(run, RipasRun))
-    if entries > limits.ripas_entries:
-        return f"{entries} RAM entries, at most {limits.ripas_entries}"
-    if cost > left:
-        return f"{cost} chain steps, {left} left"
-    return None
 
 
 def _chain(

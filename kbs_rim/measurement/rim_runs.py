@@ -131,19 +131,25 @@ def populated_twice(runs: Sequence[PlannedRun]) -> int | None:
     return None
 
 
-def state_names(params: RealmCreate, runs: Sequence[PlannedRun], ids: Sequence[str]) -> tuple[bytes, ...]:
-    """Name the state before the first run and after each: a hash over all that it depends on.
+def run_names(runs: Sequence[PlannedRun], ids: Sequence[str]) -> tuple[bytes, ...]:
+    """Name what was done before the first run and after each: a hash over all these operations.
 
     No RIPAS run is in ``runs`` where none is measured, so the RMM version need not be named; the granules of an image follow from its
     id, which is the hash of its bytes, and from ``lead``.
     """
-    name = hashlib.sha256(f"kbs_rim chain 1 {params.hash_algorithm.value} {_fields(params)}".encode()).digest()
+    name = b""
     names = [name]
     for run in runs:
         what = ids[run.image] if isinstance(run, ImageRun) else ""
         name = hashlib.sha256(name + f"{type(run).__name__} {what} {_fields(run)}".encode()).digest()
         names.append(name)
     return tuple(names)
+
+
+def state_names(params: RealmCreate, done: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Name states of the chain: what they depend on is the realm's parameters, and what was ``done`` by its ``run_names``."""
+    realm = f"kbs_rim chain 2 {params.hash_algorithm.value} {_fields(params)} ".encode()
+    return tuple(hashlib.sha256(realm + name).digest() for name in done)
 
 
 def _fields(value: PlannedRun | RealmCreate) -> str:

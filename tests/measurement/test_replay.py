@@ -15,6 +15,7 @@ from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.limits import Limits
+from kbs_rim.measurement import replay
 from kbs_rim.measurement.boot_plan import BootPlan, CreateRecord, LoadedImage, LogArea, RecRecord, RipasRecord, Step, boot_plan_from_log
 from kbs_rim.measurement.dialect import Dialect, Order, Rounding
 from kbs_rim.measurement.image import measure_image
@@ -428,3 +429,30 @@ def test_work_is_shared_between_variants_of_the_parameters_too():
     assert match_rim(plan, IMAGES, wanted, [PLAIN], work=work).granules == once
     assert match_rim(plan, IMAGES, bytes(32), [PLAIN], work=work).granules == once
     assert match_rim(plan, IMAGES, wanted, [PLAIN], work=work).granules == 0
+
+
+def test_what_follows_from_a_log_alone_is_worked_out_once_for_all_workloads(monkeypatch):
+    """A log of 512 vCPUs costs more to lay out than to replay; workloads differ in what they allow, not in what was logged."""
+    every = [Dialect(rmm, order=order) for rmm in RmmVersion for order in Order]
+    laid_out, runs_of = [], replay.runs_of
+    monkeypatch.setattr(replay, "runs_of", lambda plan, dialect: laid_out.append(dialect) or runs_of(plan, dialect))
+    work = ReplayWork(1 << 20)
+    first = match_rim(PLAN, IMAGES, bytes(32), every, work=work)
+    once = len(laid_out)
+    fewer = match_rim(PLAN, IMAGES, bytes(32), every[::-2], work=work)
+    other = match_rim(PLAN, IMAGES, bytes(32), every, variants=(replace(PLAN.create.params, num_bps=9),), work=work)
+    assert len(laid_out) == once == 1 + len(every)
+    assert fewer.rims == {dialect: first.rims[dialect] for dialect in every[::-2]}
+    assert other.rims == match_rim(plan_of(*STEPS, num_bps=9), IMAGES, bytes(32), every).rims
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_work_on_one_plan_says_nothing_about_another_plan_or_other_images(again):
+    """A search shares its work between the VMs that it tries."""
+    other_plan, elsewhere = plan_of(*STEPS[:-1]), Images(*dict.fromkeys(IMAGES.by_digest.values()))
+    cases = [(PLAN, IMAGES), (other_plan, IMAGES), (PLAN, elsewhere)] * again
+    work = ReplayWork(1 << 20)
+    for plan, images in cases:
+        assert match_rim(plan, images, bytes(32), [PLAIN], work=work).rims == {PLAIN: replay_rim(plan, images, PLAIN)}
+    with pytest.raises(MalformedEvidence, match="not at hand"):
+        match_rim(PLAN, Images(), bytes(32), [PLAIN], work=work)
