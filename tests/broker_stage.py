@@ -407,8 +407,7 @@ def logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Logs]:
     monkeypatch.setattr(logging.root, "handlers", [])  # pytest's own handlers stay out of configure_logging's hands
     configure_logging("debug", "json", stream=captured.stream)
     structlog.configure(cache_logger_on_first_use=False)
-    for library in ("asyncio", "aiosqlite"):
-        logging.getLogger(library).setLevel(logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.INFO)
     yield captured
     logging.root.setLevel(level)
     structlog.reset_defaults()
