@@ -14,6 +14,7 @@ from kbs_rim.cli import EXIT_OK, EXIT_REFUSED
 if TYPE_CHECKING:
     from kbs_rim.evidence.log_label import LogLabel
     from kbs_rim.realm.guest import EvidenceSource, Exchange, Secret
+    from kbs_rim.realm.guest_logs import GuestLogs
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -36,10 +37,18 @@ def command() -> None:
 @click.option("--evidence", type=click.Choice(["tsm"]), default="tsm", show_default=True, help="Where evidence comes from.")
 @click.option("--simulate", is_flag=True, help="Be a simulated realm instead; its options follow after --.")
 @click.option("--vmm-log", type=_FILE, help="The VMM's log, however it reached this realm.")
-@click.option("--log", "logs", multiple=True, metavar="KIND=FILE", help="Another log, such as aael=FILE or cel-tlv.mr=FILE; repeat.")
+@click.option(
+    "--log",
+    "logs",
+    multiple=True,
+    metavar="KIND[=FILE]",
+    help="Another log, such as cel-tlv.mr=FILE; ima and aael have usual places; repeat.",
+)
+@click.option("--ccel", type=_FILE, help="The firmware's log area [default: that of ACPI, if there is one].")
+@click.option("--ccel-table", type=_FILE, help="The ACPI table about it [default: that of ACPI, if there is one].")
+@click.option("--no-ccel", is_flag=True, help="Do not look for a log of the firmware.")
 @click.option("--device-tree", type=_FILE, help="The device tree as it was loaded, for workloads that judge it by rules.")
 @click.option("--tsm-root", type=click.Path(path_type=Path, file_okay=False), help="Directory of TSM reports.", hidden=True)
-@click.option("--ccel", type=_FILE, help="The firmware's log.", hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the bare secret.")
 def get(key: str, **options: Any) -> int:
     """Get the secret KEY (a key id, or repository/type/tag) and write it to standard output or to a file.
@@ -80,30 +89,43 @@ def _exchange(broker: str, key: str, key_type: str) -> "Exchange":
 def _source(options: dict[str, Any]) -> "EvidenceSource":
     arguments: Sequence[str] = options["simulate_arguments"]
     if options["simulate"]:
-        if options["vmm_log"] or options["logs"] or options["device_tree"]:
-            raise click.UsageError(
-                "--vmm-log, --log and --device-tree are for a real realm; a simulated one sends its own (--send-dtb after --)"
-            )
+        if any(options[name] for name in ("vmm_log", "logs", "device_tree", "ccel", "ccel_table", "no_ccel")):
+            raise click.UsageError("logs and --device-tree are for a real realm; a simulated one sends its own (--send-dtb after --)")
         from kbs_rim.cli.simulate import realm_from_arguments
 
         return realm_from_arguments(arguments)
     if arguments:
         raise click.UsageError("options of a simulated realm need --simulate")
-    from kbs_rim.realm.tsm import CCEL_DATA, REPORT_ROOT, ConfigfsTree, TsmEvidence
+    from kbs_rim.realm.tsm import REPORT_ROOT, ConfigfsTree, TsmEvidence
 
     tree = ConfigfsTree(options["tsm_root"] or REPORT_ROOT)
-    return TsmEvidence(
-        tree,
-        ccel=options["ccel"] or CCEL_DATA,
-        vmm_log=options["vmm_log"],
-        logs=_named_logs(options["logs"]),
-        device_tree=options["device_tree"],
+    return TsmEvidence(tree, logs=_logs(options), device_tree=options["device_tree"])
+
+
+def _logs(options: dict[str, Any]) -> "GuestLogs":
+    from kbs_rim.evidence.event_log import LogFormat
+    from kbs_rim.evidence.log_label import label_of
+    from kbs_rim.realm.guest_logs import CCEL_DATA, CCEL_TABLE, GuestLogs
+
+    if options["no_ccel"] and (options["ccel"] or options["ccel_table"]):
+        raise click.UsageError("--no-ccel contradicts --ccel and --ccel-table")
+    named = {} if options["vmm_log"] is None else {label_of(LogFormat.VMM): options["vmm_log"]}
+    for label, path in _named_logs(options["logs"]).items():
+        if label in named:
+            raise click.BadParameter("the VMM's log is named twice", param_hint="--log")
+        named[label] = path
+    return GuestLogs(
+        files=named,
+        ccel=None if options["no_ccel"] else options["ccel"] or CCEL_DATA,
+        table=options["ccel_table"] or CCEL_TABLE,
+        say=lambda text: click.echo(f"kbs-rim: {text}", err=True),
     )
 
 
 def _named_logs(values: Sequence[str]) -> "dict[LogLabel, Path]":
-    """Read KIND=FILE values. A kind whose numbering is open is named with it: nothing is guessed."""
+    """Read KIND=FILE values, or KIND alone of what has a usual place. A kind whose numbering is open is named with it."""
     from kbs_rim.evidence.log_label import LABELS, parse_label
+    from kbs_rim.realm.guest_logs import USUAL_PLACES
 
     named: dict[LogLabel, Path] = {}
     for value in values:
@@ -113,11 +135,11 @@ def _named_logs(values: Sequence[str]) -> "dict[LogLabel, Path]":
         except ValueError:
             known = ", ".join(label.value for label in LABELS)
             raise click.BadParameter(f"{kind} is no kind of log; those are {known}", param_hint="--log") from None
-        if not separator or not path:
+        if not path and (separator or label not in USUAL_PLACES):
             raise click.BadParameter(f"{value} names no file", param_hint="--log")
         if any(label.format is other.format for other in named):
             raise click.BadParameter(f"two logs of the kind {label.format.value}", param_hint="--log")
-        named[label] = Path(path)
+        named[label] = Path(path) if path else USUAL_PLACES[label]
     return named
 
 

@@ -10,18 +10,16 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from kbs_rim.evidence.envelope import Evidence
-from kbs_rim.evidence.event_log import LogFormat
-from kbs_rim.evidence.log_label import LogLabel, label_of
 from kbs_rim.limits import DEFAULT_LIMITS, Limits
 from kbs_rim.realm.failures import EvidenceUnavailable
+from kbs_rim.realm.guest_logs import GuestLogs, read_bounded
 
 REPORT_ROOT = Path("/sys/kernel/config/tsm/report")
-CCEL_DATA = Path("/sys/firmware/acpi/tables/data/CCEL")
 PROVIDER = "arm_cca_guest"
 CHALLENGE_SIZE = 64
 RETRY_DELAYS_S = (0.2, 1.0, 3.0)
@@ -181,63 +179,20 @@ def _explain(error: OSError) -> str:
     return f"{_EXPLANATIONS.get(name, 'the report could not be made')} ({name})"
 
 
-def read_logs(
-    *,
-    ccel: Path = CCEL_DATA,
-    vmm_log: Path | None = None,
-    others: Mapping[LogLabel, Path] | None = None,
-    limits: Limits = DEFAULT_LIMITS,
-) -> tuple[tuple[LogLabel, bytes], ...]:
-    """Return the logs there are: the VMM's and ``others``, if files are named, and the firmware's CCEL, if ACPI has one.
-
-    Logs are not secret and not trusted, so only their size is looked at. Raises ``EvidenceUnavailable`` or ``OSError``.
-    """
-    named = {} if vmm_log is None else {label_of(LogFormat.VMM): vmm_log}
-    named.update(others or {})
-    logs = [(label, _log_at(path, limits)) for label, path in named.items()]
-    if label_of(LogFormat.CC) not in named:
-        with contextlib.suppress(FileNotFoundError):
-            logs.append((label_of(LogFormat.CC), _log_at(ccel, limits)))
-    return tuple(logs)
-
-
-def _log_at(path: Path, limits: Limits) -> bytes:
-    return _bytes_at(path, "a log", limits.log_bytes)
-
-
-def _bytes_at(path: Path, what: str, most: int) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(most + 1)
-    if not data or len(data) > most:
-        raise EvidenceUnavailable(f"{path}: {what} has 1 to {most} bytes")
-    return data
-
-
 class TsmEvidence:
     """Where a real realm gets its evidence from."""
 
-    def __init__(
-        self,
-        tree: ReportTree | None = None,
-        *,
-        ccel: Path = CCEL_DATA,
-        vmm_log: Path | None = None,
-        logs: Mapping[LogLabel, Path] | None = None,
-        device_tree: Path | None = None,
-    ) -> None:
-        """``vmm_log`` is a file: Linux has no interface to the VMM's log, so it comes by another channel. ``logs`` are any others.
-
-        ``device_tree`` is the tree as it was loaded; Linux has it as /sys/firmware/fdt, unless it wiped a seed in it.
+    def __init__(self, tree: ReportTree | None = None, *, logs: GuestLogs | None = None, device_tree: Path | None = None) -> None:
+        """``logs`` is where they are. ``device_tree`` is the tree as it was loaded; Linux has it as /sys/firmware/fdt, unless it wiped a
+        seed in it.
         """
         self._tree = tree or ConfigfsTree()
-        self._ccel = ccel
-        self._vmm_log = vmm_log
-        self._logs = dict(logs or {})
+        self._logs = logs or GuestLogs()
         self._device_tree = device_tree
 
     def evidence(self, challenge: bytes) -> Evidence:
-        """Return token, logs and device tree; raise ``EvidenceUnavailable``, or ``OSError`` for a file that cannot be read."""
-        logs = read_logs(ccel=self._ccel, vmm_log=self._vmm_log, others=self._logs)
+        """Return token, logs and device tree; raise ``EvidenceUnavailable``, or ``OSError`` for a tree that cannot be read."""
+        logs = self._logs.read()
         most = DEFAULT_LIMITS.device_tree_bytes
-        tree = None if self._device_tree is None else _bytes_at(self._device_tree, "a device tree", most)
+        tree = None if self._device_tree is None else read_bounded(self._device_tree, "a device tree", most)
         return Evidence(read_token(challenge, self._tree), logs, tree)

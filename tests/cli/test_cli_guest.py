@@ -145,11 +145,32 @@ async def test_a_real_realm_reads_configfs_and_its_logs(guest, url, broker, tmp_
     assert parse_evidence(EVIDENCE_JSON_TYPE, broker.bodies[0]).logs == Evidence(b"x", logs).logs
 
 
-@pytest.mark.parametrize("named", ["cel-tlv=f", "syslog=f", "aael", "aael=", "cel-tlv.rim=f"])
+@pytest.mark.parametrize("named", ["cel-tlv=f", "syslog=f", "cel-tlv.mr", "aael=", "cel-tlv.rim=f"])
 async def test_a_log_is_named_with_what_it_counts(guest, tmp_path, named):
     code, out, err = await guest("k", "--broker", "http://127.0.0.1:9", "--tsm-root", tmp_path, "--log", named)
     assert (code, out) == (64, b"")
     assert "--log" in err
+
+
+async def test_a_log_that_is_missing_is_explained(guest, url, tmp_path):
+    for arguments, why in (
+        (("--log", f"ima={tmp_path / 'list'}"), "without IMA"),
+        (("--vmm-log", tmp_path / "vmm"), "by another channel"),
+        (("--ccel", tmp_path / "CCEL"), "ACPI has no CCEL"),
+    ):
+        code, out, err = await guest("k", "--broker", url, "--tsm-root", tmp_path, *arguments)
+        assert (code, out) == (2, b"")
+        assert why in err
+
+
+async def test_options_about_logs_that_contradict_each_other(guest, tmp_path):
+    for arguments in (
+        ("--no-ccel", "--ccel", tmp_path / "area"),
+        ("--vmm-log", "a", "--log", "vmm=b"),
+        ("--simulate", "--no-ccel", "--", "--vmm", "qemu"),
+    ):
+        code, out, _ = await guest("k", "--broker", "http://127.0.0.1:9", *arguments)
+        assert (code, out) == (64, b"")
 
 
 async def test_plain_http_to_another_machine_is_warned_about(guest, vm):
