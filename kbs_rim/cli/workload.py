@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from kbs_rim.cli import workload_from, workload_from_igvm
 from kbs_rim.cli.admin_client import connect, connected, print_json, print_table
 from kbs_rim.cli.workload_learn import learn
 from kbs_rim.errors import InvalidDocument
@@ -19,6 +20,8 @@ def command() -> None:
 
 
 command.add_command(learn)
+workload_from.command.add_command(workload_from_igvm.command)
+command.add_command(workload_from.command)
 
 
 @command.command()

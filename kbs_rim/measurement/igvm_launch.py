@@ -113,11 +113,11 @@ class IgvmLaunch:
         """The vCPUs, in the order of the file."""
         return tuple(step for step in self.steps if isinstance(step, IgvmRec))
 
-    def runs(self) -> tuple[IgvmRun, ...]:
-        """Group the pages, in the order of the file."""
+    def runs(self, *starts: int) -> tuple[IgvmRun, ...]:
+        """Group the pages, in the order of the file; a run begins at each address of ``starts``, whatever is before it."""
         groups: list[list[IgvmPage]] = []
         for page in self.pages:
-            last = groups[-1][-1] if groups else None
+            last = groups[-1][-1] if groups and page.address not in starts else None
             if last is not None and last.address + GRANULE_SIZE == page.address and (last.content is None) == (page.content is None):
                 groups[-1].append(page)
             else:
