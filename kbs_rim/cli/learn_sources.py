@@ -32,11 +32,14 @@ def logs_from_files(
 
     Raises ``UsageError`` for a kind that is not said or not known, ``MalformedEvidence`` for a log that cannot be read.
     """
+    from kbs_rim.evidence.event_log import LogFormat
     from kbs_rim.limits import DEFAULT_LIMITS
 
     logs = []
     for value in values:
         label, path = _labelled(value, kind, registers)
+        if label.format is LogFormat.VMM:
+            raise click.UsageError("the VMM's log explains the RIM; it says nothing of REMs")
         with path.open("rb") as stream:
             logs.append(_log(label, stream.read(DEFAULT_LIMITS.log_bytes + 1), mapping))
     if len({rule.kind for rule, _ in logs}) != len(logs):
@@ -64,11 +67,9 @@ def _labelled(value: str, kind: str | None, registers: str | None) -> "tuple[Log
 def _log(label: "LogLabel", data: bytes, mapping: str | None) -> "tuple[LogRule, RuntimeLog]":
     from kbs_rim.appraisal.runtime_logs import RuntimeLog
     from kbs_rim.appraisal.runtime_workload import LogRule, PcrMapping
-    from kbs_rim.evidence.event_log import LogFormat, RegisterKind
+    from kbs_rim.evidence.event_log import RegisterKind
     from kbs_rim.evidence.log_reader import read_event_log
 
-    if label.format is LogFormat.VMM:
-        raise click.UsageError("the VMM's log explains the RIM; it says nothing of REMs")
     counted = PcrMapping(mapping) if mapping and label.registers is RegisterKind.PCR else PcrMapping.REFUSE
     return LogRule(kind=label.format, pcr_mapping=counted), RuntimeLog(label, read_event_log(data, label.format, registers=label.registers))
 
@@ -103,7 +104,8 @@ def boot_of_appraisal(client: "AdminClient", ticket: str, mapping: str | None, i
 
 
 def _refuse_unproven(record: Mapping[str, Any]) -> None:
-    bad = [finding for finding in record["findings"] if finding["severity"] == "error" and finding["step"] <= LAST_TOKEN_STEP]
+    errors = [finding for finding in record["findings"] if finding["severity"] == "error"]
+    bad = [finding for finding in errors if finding["step"] <= LAST_TOKEN_STEP or finding["id"].startswith("platform.")]
     if bad or "rems" not in record["facts"]:
         why = f"{bad[0]['id']}: {bad[0]['message']}" if bad else "the record has no REMs"
         raise TheirFault(bad[0]["id"] if bad else "rem.not-judged", f"nothing can be learnt from appraisal {record['id']}: {why}")
