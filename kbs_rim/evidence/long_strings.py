@@ -15,6 +15,7 @@ LONG = 32 * 1024
 """Bytes from which a string is set aside; shorter ones take the library a fraction of a millisecond."""
 _PIECE = 64 * 1024
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_PRINTABLE = bytes(range(0x20, 0x7F))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +48,22 @@ def shorten(data: bytes | bytearray, most_strings: int) -> ShortenedJson:
     """
     if len(data) <= LONG:
         return ShortenedJson(data)
-    name = hashlib.sha256(data).hexdigest()  # no document can hold a string that begins with its own hash
+    found = [(start, end, text) for start, end in _long_strings(data, most_strings) if (text := _plain_text(data, start, end)) is not None]
+    if not found:
+        return ShortenedJson(data)
+    ends, starts = (0, *(end for _, end, _ in found)), (*(start for start, _, _ in found), len(data))
+    rest = [data[end:start] for end, start in zip(ends, starts, strict=True)]
+    name = hashlib.sha256(b"".join(rest)).hexdigest()  # no document can hold a string that begins with the hash of all around it
     strings: dict[str, str] = {}
     cuts: list[tuple[int, int]] = []
-    pieces: list[bytes | bytearray] = []
-    copied = missing = 0
-    for start, end in _long_strings(data, most_strings):
-        text = _plain_text(data, start, end)
-        if text is None:
-            continue
+    pieces, missing = [rest[0]], 0
+    for (start, end, text), behind in zip(found, rest[1:], strict=True):
         key = f"{name}:{len(strings)}"
         strings[key] = text
-        pieces += (data[copied:start], key.encode())
+        pieces += (key.encode(), behind)
         missing += end - start - len(key)
         cuts.append((end - missing, missing))
-        copied = end
-    return ShortenedJson(b"".join((*pieces, data[copied:])), strings, tuple(cuts)) if strings else ShortenedJson(data)
+    return ShortenedJson(b"".join(pieces), strings, tuple(cuts))
 
 
 def _long_strings(data: bytes | bytearray, most: int) -> list[tuple[int, int]]:
@@ -90,7 +91,7 @@ def _plain_text(data: bytes | bytearray, start: int, end: int) -> str | None:
     pieces = []
     for at in range(start, end, _PIECE):
         piece = data[at : min(at + _PIECE, end)]
-        if not piece.isascii() or not (text := piece.decode("ascii")).isprintable():
+        if piece.translate(None, _PRINTABLE):
             return None
-        pieces.append(text)
+        pieces.append(piece.decode("ascii"))
     return "".join(pieces)

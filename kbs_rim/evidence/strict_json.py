@@ -20,6 +20,8 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 _MAX_DIGITS = 19
 # A string token ends at its quote or at the end of the input, so that no position is looked at twice.
 _TOKEN = re.compile(rb'[\[{\]},:]|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_OTHER_THAN_MARKS = bytes(set(range(256)) - set(b"[{]},:"))
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -83,8 +85,25 @@ def decode_object(
     return value
 
 
+def _is_within(data: bytes | bytearray, max_depth: int, max_items: int) -> bool:
+    """Whether a document has no more tokens and levels than this, by few calls of the library; False also where those would take long."""
+    if data.count(b'"') > 2 * max_items:
+        return False
+    bare, strings = _STRING.subn(b"", data)
+    marks = bare.translate(None, _OTHER_THAN_MARKS)
+    if strings + len(marks) > max_items:
+        return False
+    depth = deepest = 0
+    for mark in marks.translate(None, b",:"):
+        depth += 1 if mark in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest <= max_depth
+
+
 def _check_bounds(short: ShortenedJson, what: str, max_depth: int, max_items: int) -> None:
-    """Count nesting and tokens in one pass without recursion; whether it is JSON at all is decided later."""
+    """Count nesting and tokens without recursion; whether it is JSON at all is decided later. What is too much is looked for again."""
+    if _is_within(short.data, max_depth, max_items):
+        return
     depth, data = 0, short.data
     for number, token in enumerate(_TOKEN.finditer(data), 1):
         if number > max_items:

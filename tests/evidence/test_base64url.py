@@ -47,3 +47,16 @@ def test_other_spellings_are_refused(name: str, text: str) -> None:
     assert caught.value.finding_id == "envelope.base64"
     assert str(caught.value).startswith("the nonce")
     assert text not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [49151, 49152, 49153, 49154, 98305])
+def test_long_texts_are_read_in_pieces_and_as_strictly(size: int) -> None:
+    data = (bytes(range(256)) * 400)[:size]
+    text = base64.urlsafe_b64encode(data).decode().rstrip("=")
+    assert base64url.decode(text) == data
+    for place in (0, 65535, len(text) - 1):
+        for letter in "+/=\n":
+            with pytest.raises(MalformedEvidence):
+                base64url.decode(text[:place] + letter + text[place + 1 :])
+    with pytest.raises(MalformedEvidence):
+        base64url.decode(text + "A" * (-len(text) % 4 + 1))

@@ -127,3 +127,20 @@ def test_no_content_reaches_the_message() -> None:
 def test_nan_is_not_written() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         strict_json.encode(float("nan"))
+
+
+@given(st.text('{}[]",:\\a ', max_size=24).map(str.encode), st.integers(0, 4), st.integers(0, 12))
+def test_the_quick_count_is_that_of_a_reader(data: bytes, max_depth: int, max_items: int) -> None:
+    """Token by token, as the error is found; the quick count may give up on many quotes, but never lets more through."""
+    depth = deepest = items = place = 0
+    while place < len(data):
+        letter = data[place : place + 1]
+        if letter == b'"':
+            place += 1
+            while place < len(data) and data[place : place + 1] != b'"':
+                place += 2 if data[place : place + 1] == b"\\" and place + 1 < len(data) else 1
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(letter, 0)
+        deepest, items, place = max(deepest, depth), items + (letter in b'[]{},:"'), place + 1
+    within = deepest <= max_depth and items <= max_items
+    quick = strict_json._is_within(data, max_depth, max_items)
+    assert quick is within or (within and data.count(b'"') > 2 * max_items)
