@@ -77,9 +77,8 @@ def _rules(subject: DraftSubject, draft: Draft) -> Iterator[RuleMeaning]:
     yield RuleMeaning("realm.rems", ", ".join(map(str, workload.realm.rems)), "nothing was measured at run time")
     if workload.definition is not None:
         needed = "the VMM writes no log: " if workload.definition.without_log else "if the log is missing: "
-        yield RuleMeaning(
-            "definition", f"{workload.definition.size(1, max(1, len(draft.trees)))} VMs to try", f"{needed}the broker derives it"
-        )
+        count = workload.definition.size(1, max(1, len(draft.trees)))
+        yield RuleMeaning("definition", f"{count} {'VM' if count == 1 else 'VMs'} to try", f"{needed}the broker derives it")
 
 
 def _tree_rules(draft: Draft) -> Iterator[RuleMeaning]:
@@ -89,7 +88,7 @@ def _tree_rules(draft: Draft) -> Iterator[RuleMeaning]:
         return
     yield RuleMeaning("device_tree.pack", rules.pack, "each node of the tree, which the guest must send, keeps the rules of this pack")
     exact = rules.bootargs.exact
-    text = printable(exact[0], _BOOTARGS_SHOWN) if exact else "(none)"
+    text = f'"{printable(exact[0], _BOOTARGS_SHOWN)}"' if exact else "(none)"
     yield RuleMeaning("device_tree.bootargs", text, "the kernel's command line is this, exactly")
     yield RuleMeaning("device_tree.cpus", str(rules.cpus.min), "the tree has this many CPUs")
 
@@ -115,13 +114,13 @@ def _left_open(subject: DraftSubject, draft: Draft) -> Iterator[str]:
         yield f"the host: any of {', '.join(host.name for host in subject.hosts)}, and everything between what they offer"
     if not known_hashes(subject, draft.outcomes):
         shown = draft.outcomes[0].plan.algorithm.compact_name
-        yield f"the realm's hash: all are allowed. RIMs below are of {shown}, what {profile.name} takes by itself (--hash-algo)"
+        yield f"the realm's hash: all are allowed. {profile.name} takes {shown} by itself, and RIMs shown here are of that (--hash-algo)"
     if vm.pmu is None and not subject.hosts and vm.vmm != "kvmtool":
         yield "the PMU: a host that has one gives it to the realm, which this workload refuses. Write pmu=off, or name the host"
     if not subject.hosts and vm.limits.sve_vl is None and not vm.sve_switches and vm.vmm != "cloud-hypervisor":
         yield "SVE: a host that has it gives it to the realm, which this workload refuses. Switch it off, or name the host"
     orders = ", ".join(order.value for order in draft.workload.rmm.orders)
-    yield f"the order of operations: {orders} are tried. RIMs below are in the order of {profile.name}"
+    yield f"the order of operations: {orders} are tried. RIMs shown here are in the order of {profile.name}"
     if not vm.measurement_log and draft.workload.definition is None:
         yield "the log: none is asked for. The broker then needs the table definition: name a host (-c) and a shipped profile"
 
