@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import KIB, MIB
-from kbs_rim.measurement.vmm.definition import RPV_SIZE, refuse_argument
+from kbs_rim.measurement.vmm.definition import RPV_SIZE, SveSwitch, refuse_argument
+from kbs_rim.measurement.vmm.host_capabilities import SVE_MAX, SVE_STEP
 
 SUFFIXES: Mapping[str, int] = {
     "B": 1,
@@ -75,6 +76,13 @@ def parse_switch(option: str, text: str) -> bool | None:
     if text == "auto":
         return None
     raise refuse_argument(option, f"{_shown(text)} is neither on, off nor auto")
+
+
+def parse_sve_switch(where: str, item: Property) -> SveSwitch | None:
+    """Return what sve=on|off or sveN=on|off of a CPU switches; None for auto."""
+    bits = parse_number(where, item.key.removeprefix("sve"), SVE_STEP, SVE_MAX) if item.key != "sve" else 0
+    switch = parse_switch(where, item.value)
+    return None if switch is None else SveSwitch(bits, switch)
 
 
 def parse_hash(option: str, text: str) -> HashAlgorithm:

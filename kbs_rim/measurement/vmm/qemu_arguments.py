@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
-from kbs_rim.limits import DEFAULT_LIMITS, MIB
 from kbs_rim.measurement.vmm import qemu_options as options
 from kbs_rim.measurement.vmm.argument_values import (
     Property,
     parse_hash,
     parse_number,
     parse_rpv_base64,
-    parse_size,
+    parse_sve_switch,
     parse_switch,
     properties_of,
     split_properties,
@@ -21,14 +20,9 @@ from kbs_rim.measurement.vmm.argument_values import (
 from kbs_rim.measurement.vmm.definition import CpuTopology, Role, SveSwitch, VmDefinition, refuse_argument
 from kbs_rim.measurement.vmm.host_capabilities import BREAKPOINTS, PMU_COUNTERS, SVE_MAX, SVE_STEP, HostCapabilities
 from kbs_rim.measurement.vmm.option_scanner import GivenOption, scan_words
+from kbs_rim.measurement.vmm.qemu_sizes import SMP_KEYS, cpus_of, memory_of, merge_memory, merge_smp
 
-DEFAULT_RAM = 128 * MIB
-_RAM_STEP = 8192
-"""QEMU rounds the RAM up to a multiple of this."""
 _IMAGES: Mapping[str, Role] = {"kernel": "kernel", "initrd": "initrd", "bios": "firmware", "firmware": "firmware"}
-_TOPOLOGY = ("sockets", "clusters", "cores", "threads")
-_UNIFORM = ("dies", "modules", "books", "drawers")
-"""Levels of -smp that Arm machines do not have."""
 _LIMITS = {
     "num-breakpoints": ("num_bps", BREAKPOINTS),
     "num-watchpoints": ("num_wps", BREAKPOINTS),
@@ -43,10 +37,8 @@ _VECTOR_LENGTH = "sve-vector-length"
 class _Collected:
     """What was read so far."""
 
-    ram_size: int = DEFAULT_RAM
-    ram_max: int | None = None
-    slots: int = 0
-    smp: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, str] = field(default_factory=dict)
+    smp: dict[str, str] = field(default_factory=dict)
     images: set[Role] = field(default_factory=set)
     limits: HostCapabilities = field(default_factory=HostCapabilities)
     cpu_limits: HostCapabilities = field(default_factory=HostCapabilities)
@@ -92,13 +84,11 @@ def _definition(found: _Collected) -> VmDefinition:
         found.remarks.append("QEMU wants -kernel beside -append; the device tree has the command line all the same")
     if not found.realm:
         found.remarks.append("no -object rme-guest: QEMU would start a VM that is no realm")
-    ram_max = found.ram_max
-    if ram_max is not None and ram_max < found.ram_size:
-        raise refuse_argument("-m", "maxmem is below size")
+    memory = memory_of(found.memory)
     return VmDefinition(
         vmm="qemu",
         topology=_topology(found.smp),
-        ram_size=found.ram_size,
+        ram_size=memory.size,
         images=frozenset(found.images),
         machine=found.machine,
         cpu_model=found.cpu_model,
@@ -110,8 +100,8 @@ def _definition(found: _Collected) -> VmDefinition:
         pmu=found.pmu,
         its=found.its,
         measurement_log=found.measurement_log,
-        ram_max=ram_max,
-        hotplug_slots=found.slots,
+        ram_max=memory.largest,
+        hotplug_slots=memory.slots,
         tree_given=found.dtb,
         ignored=tuple(found.ignored),
         tree_changes=tuple(found.tree_changes),
@@ -120,48 +110,18 @@ def _definition(found: _Collected) -> VmDefinition:
 
 
 def _memory(option: GivenOption, found: _Collected) -> None:
-    for position, (key, value) in enumerate(split_properties(option.value, escaped=True)):
-        if key == "size" or (not key and not position):
-            size = parse_size(option.written, value, suffixes="BKMGTP")
-            found.ram_size = -(-size // _RAM_STEP) * _RAM_STEP
-        elif key == "maxmem":
-            found.ram_max = parse_size(f"{option.written} maxmem", value)
-        elif key == "slots":
-            found.slots = parse_number(f"{option.written} slots", value, 0, 256)
-        else:
-            raise refuse_argument(option.written, f"{(key or value)[:40]} is not one of size, slots, maxmem")
+    merge_memory(option, found.memory)
 
 
 def _smp(option: GivenOption, found: _Collected) -> None:
-    for position, (key, value) in enumerate(split_properties(option.value, escaped=True)):
-        name = "cpus" if not key and not position else key or value
-        where = f"{option.written} {key}".rstrip()
-        if name in _UNIFORM:
-            if parse_number(where, value, 1, DEFAULT_LIMITS.cpus) != 1:
-                raise refuse_argument(where, "the virt machine has one at most")
-        elif key in ("", "cpus", "maxcpus", *_TOPOLOGY) and (key or not position):
-            found.smp[name] = parse_number(where, value, 1, DEFAULT_LIMITS.cpus)
-        else:
-            raise refuse_argument(option.written, f"{name[:40]} is not one of cpus, maxcpus, {', '.join(_TOPOLOGY)}")
+    merge_smp(option, found.smp)
 
 
-def _topology(given: Mapping[str, int]) -> CpuTopology:
-    """Fill in what -smp leaves open: cores first, then sockets, then threads (QEMU since 6.2)."""
-    total = given.get("maxcpus", given.get("cpus", 0))
-    if given.get("cpus", total) != total:
+def _topology(given: Mapping[str, str]) -> CpuTopology:
+    cpus, shape = cpus_of(given)
+    if cpus != shape.count:
         raise refuse_argument("-smp", "CPU hotplug is not modelled: make cpus and maxcpus equal")
-    shape = {name: given.get(name, 1) for name in _TOPOLOGY}
-    for name in ("cores", "sockets", "threads"):
-        if total and name not in given:
-            others = 1
-            for other, count in shape.items():
-                others *= count if other != name else 1
-            shape[name] = max(1, total // others)
-    topology = CpuTopology(**shape)
-    if total and topology.count != total:
-        product = " x ".join(f"{count} {name}" for name, count in shape.items())
-        raise refuse_argument("-smp", f"{product} do not make {total} CPUs")
-    return topology
+    return shape
 
 
 def _machine(option: GivenOption, found: _Collected) -> None:
@@ -184,6 +144,8 @@ def _machine(option: GivenOption, found: _Collected) -> None:
             raise refuse_argument(where, options.REFUSED["pflash"])
         elif key in options.MACHINE_TREE:
             found.tree_changes.append(f"{where}: it changes the device tree")
+        elif key.removeprefix("smp.") in SMP_KEYS and key.startswith("smp."):
+            found.smp[key.removeprefix("smp.")] = value
         elif key in ("kernel", "initrd", "firmware"):
             found.images.add(_IMAGES[key])
         elif key == "append":
@@ -244,8 +206,10 @@ def _cpu(option: GivenOption, found: _Collected) -> None:
         elif item.key == "pmu":
             found.pmu = parse_switch(where, item.value)
         elif item.key.startswith("sve"):
-            _sve(where, item, found)
-        elif item.key in options.CPU_IGNORED:
+            switch = parse_sve_switch(where, item)
+            if switch is not None:
+                found.sve_switches.append(switch)
+        elif item.key in options.CPU_IGNORED or options.CPU_SME.fullmatch(item.key):
             found.ignored.append(where)
         else:
             raise refuse_argument(option.written, f"{(item.key or item.value)[:40]} is not a property of the host's CPU that is known here")
@@ -265,15 +229,6 @@ def _vector_length(where: str, value: str) -> int:
     if bits % SVE_STEP:
         raise refuse_argument(where, f"{bits} is not a multiple of {SVE_STEP} bits")
     return bits
-
-
-def _sve(where: str, item: Property, found: _Collected) -> None:
-    bits = 0
-    if item.key != "sve":
-        bits = parse_number(where, item.key.removeprefix("sve"), 128, SVE_MAX)
-    switch = parse_switch(where, item.value)
-    if switch is not None:
-        found.sve_switches.append(SveSwitch(bits, switch))
 
 
 def _append(option: GivenOption, found: _Collected) -> None:

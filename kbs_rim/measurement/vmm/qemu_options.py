@@ -48,7 +48,7 @@ MACHINE = re.compile(r"virt(?:-[0-9]{1,3}\.[0-9]{1,3})?")
 MACHINE_IGNORED = frozenset({
     "confidential-guest-support", "acpi", "accel", "usb", "dump-guest-core", "mem-merge", "memory-backend", "graphics", "kernel_irqchip",
     "kernel-irqchip", "suppress-vmdesc", "phandle-start", "dtb-randomness", "dtb-kaslr-seed", "x-oem-id", "x-oem-table-id", "ras", "boot",
-    "aux-ram-share", "dumpdtb", "hmat", "default-bus-bypass-iommu", "hwrandom", "dtb", "kvm-type",
+    "aux-ram-share", "dumpdtb", "hmat", "default-bus-bypass-iommu", "dtb", "kvm-type",
 })  # fmt: skip
 MACHINE_FIXED: Mapping[str, bool] = {
     "highmem": True,
@@ -60,6 +60,7 @@ MACHINE_FIXED: Mapping[str, bool] = {
     "virtualization": False,
     "mte": False,
     "nvdimm": False,
+    "cxl": False,
 }
 """Switches of the machine that have only one place in a realm whose layout is known."""
 MACHINE_TREE = frozenset({"iommu", "highmem-mmio-size", "sgx-epc", "msi", "virtio-mmio-transports"})
@@ -70,6 +71,9 @@ CPU_IGNORED = frozenset({
     "aarch64", "kvm-no-adjvtime", "kvm-steal-time", "pauth", "pauth-impdef", "pauth-qarma3", "pauth-qarma5", "start-powered-off",
     "backcompat-cntfrq", "backcompat-pauth-default-use-qarma5", "lpa2", "vfp", "neon", "cfgend",
 })  # fmt: skip
+CPU_SME = re.compile(r"sme(?:[0-9]{3,4}|_fa64)?")
+"""SME is not for realms; the host's CPU lacks it or has it switched off."""
+CPU_LIMITS = ("num-breakpoints", "num-watchpoints", "num-pmu-counters")
 GUEST_TYPE = "rme-guest"
 VIRTCCA_TYPE = "tmm-guest"
 """The guest of Huawei's virtCCA, which has the calls of the RMM in another monitor."""

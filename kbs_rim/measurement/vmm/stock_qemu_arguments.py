@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kbs_rim.measurement.vmm import qemu_options
-from kbs_rim.measurement.vmm.argument_values import parse_size, parse_switch, properties_of, split_properties
+from kbs_rim.measurement.vmm.argument_values import Property, parse_size, parse_sve_switch, parse_switch, properties_of, split_properties
 from kbs_rim.measurement.vmm.definition import refuse_argument
 from kbs_rim.measurement.vmm.option_scanner import GivenOption, scan_words
+from kbs_rim.measurement.vmm.qemu_sizes import SMP_KEYS, merge_memory, merge_smp
 
 _REFUSED: Mapping[str, str] = {
     "readconfig": qemu_options.REFUSED["readconfig"],
@@ -28,11 +29,10 @@ _MACHINE_VALUES = frozenset({
 _MACHINE_IGNORED = frozenset({
     "confidential-guest-support", "usb", "dump-guest-core", "mem-merge", "memory-backend", "graphics", "kernel_irqchip", "kernel-irqchip",
     "suppress-vmdesc", "x-oem-id", "x-oem-table-id", "ras", "mte", "boot", "aux-ram-share", "dumpdtb", "hmat", "pflash1",
-    "dt-compatible",
+    "dt-compatible", "kvm-type",
 })  # fmt: skip
 _MACHINE_OFF = ("nvdimm", "cxl")
-_CPU_FEATURES = qemu_options.CPU_IGNORED - {"aarch64", "lpa2"}
-_VECTOR_FEATURE = re.compile(r"(?:sve|sme)[0-9]{0,4}")
+_CPU_FEATURES = (qemu_options.CPU_IGNORED | set(qemu_options.CPU_LIMITS)) - {"aarch64", "lpa2"}
 _MACHINE_TYPE = re.compile(r"virt(?:-([0-9]{1,3})\.([0-9]{1,3}))?")
 _DEVICES_IN_TREE = re.compile(
     r"arm-smmuv3(?:-accel)?|virtio-iommu-(?:device|pci-.*)|nvdimm|pc-dimm|tpm-tis-device|guest-loader|"
@@ -44,7 +44,6 @@ _LAST_SLOT = 0x1F
 _PCI_ADDRESS = re.compile(r"(?:0[xX])?([0-9A-Fa-f]{1,2})(?:\.([0-7]))?")
 _GLOBALS_IN_TREE = re.compile(r".*(?:cpu|machine|arm|virt-).*")
 _BACKENDS = re.compile(r"memory-backend-(?:ram|file|memfd)")
-_MEMORY_KEYS = ("size", "slots", "maxmem")
 _NUMA_KEYS = ("nodeid", "cpus", "memdev")
 
 
@@ -90,7 +89,6 @@ class _Collected:
     memory: dict[str, str] = field(default_factory=dict)
     numa: list[Mapping[str, tuple[str, ...]]] = field(default_factory=list)
     backends: dict[str, int] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
     flash_drives: int = 0
     firmware: bool = False
     no_acpi: bool = False
@@ -121,8 +119,7 @@ def read_stock_arguments(arguments: Sequence[str]) -> StockArguments:
     accelerators = found.accelerators or machine.get("accel", "tcg").split(":")[:1]
     if accelerators[0] not in ("tcg", "kvm"):
         raise refuse_argument("-accel", f"{accelerators[0][:20]} is neither tcg nor kvm")
-    kernel, initrd = machine.get("kernel", found.files.get("kernel")), machine.get("initrd", found.files.get("initrd"))
-    bootargs = machine.get("append", found.files.get("append"))
+    kernel, initrd, bootargs = (machine.get(name) for name in ("kernel", "initrd", "append"))
     if kernel is None and (initrd is not None or bootargs):
         raise refuse_argument("-initrd" if initrd is not None else "-append", "QEMU wants -kernel beside it")
     return StockArguments(
@@ -159,7 +156,7 @@ def _machine(option: GivenOption, found: _Collected) -> None:
             found.machine_type = (int(match[1]), int(match[2])) if match[1] else None
         elif key in _MACHINE_VALUES:
             found.machine[key] = value
-        elif key.startswith("smp."):
+        elif key.startswith("smp.") and key.removeprefix("smp.") in SMP_KEYS:
             found.smp[key.removeprefix("smp.")] = value
         elif key in _MACHINE_IGNORED or (key in _MACHINE_OFF and parse_switch(where, value) is False):
             found.ignored.append(where)
@@ -169,21 +166,12 @@ def _machine(option: GivenOption, found: _Collected) -> None:
             raise refuse_argument(where, "what it changes in the device tree is not known")
 
 
-def _merged(option: GivenOption, first: str) -> dict[str, str]:
-    items = split_properties(option.value, escaped=True)
-    return {(first if not key and not position else key or value): value for position, (key, value) in enumerate(items)}
-
-
 def _smp(option: GivenOption, found: _Collected) -> None:
-    found.smp.update(_merged(option, "cpus"))
+    merge_smp(option, found.smp)
 
 
 def _memory(option: GivenOption, found: _Collected) -> None:
-    items = _merged(option, "size")
-    for key in items:
-        if key not in _MEMORY_KEYS:
-            raise refuse_argument(option.written, f"{key[:40]} is not one of {', '.join(_MEMORY_KEYS)}")
-    found.memory.update(items)
+    merge_memory(option, found.memory)
 
 
 def _cpu(option: GivenOption, found: _Collected) -> None:
@@ -194,7 +182,10 @@ def _cpu(option: GivenOption, found: _Collected) -> None:
             found.cpu = value
         elif key == "pmu":
             found.pmu = parse_switch(where, value)
-        elif key not in _CPU_FEATURES and not _VECTOR_FEATURE.fullmatch(key):
+        elif key.startswith("sve"):
+            parse_sve_switch(where, Property(key, value))
+            found.ignored.append(f"{option.written} {key}")
+        elif key not in _CPU_FEATURES and not qemu_options.CPU_SME.fullmatch(key):
             raise refuse_argument(where, "what it changes in the device tree is not known")
         else:
             found.ignored.append(where)
@@ -214,10 +205,11 @@ def _numa(option: GivenOption, found: _Collected) -> None:
 
 def _object(option: GivenOption, found: _Collected) -> None:
     kind, *items = properties_of(option.written, option.value, "qom-type")
-    if kind.value == qemu_options.GUEST_TYPE:
+    if kind.value in (qemu_options.GUEST_TYPE, qemu_options.VIRTCCA_TYPE):
         found.realm = True
-        log = next((value for key, value in items if key == "measurement-log"), "off")
-        found.measurement_log = bool(parse_switch(f"{option.written} measurement-log", log))
+        for value in (value for key, value in items if key == "measurement-log"):
+            switch = parse_switch(f"{option.written} measurement-log", value)
+            found.measurement_log = found.measurement_log if switch is None else switch
     elif kind.value in qemu_options.OTHER_GUESTS:
         raise refuse_argument(option.written, f"{kind.value} is not Arm CCA")
     elif _BACKENDS.fullmatch(kind.value):
@@ -270,7 +262,8 @@ def _pflash(_option: GivenOption, found: _Collected) -> None:
 
 
 def _file(option: GivenOption, found: _Collected) -> None:
-    found.files[option.name] = option.value
+    """Another way to write the machine's property of that name; the last one counts."""
+    found.machine[option.name] = option.value
 
 
 def _accelerator(option: GivenOption, found: _Collected) -> None:

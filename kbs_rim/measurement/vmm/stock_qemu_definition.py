@@ -5,26 +5,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kbs_rim.limits import DEFAULT_LIMITS, GRANULE_SIZE, MIB
+from kbs_rim.limits import GRANULE_SIZE, MIB
 from kbs_rim.measurement.image import Arm64Header
 from kbs_rim.measurement.vmm.argument_values import parse_number, parse_size, parse_switch
 from kbs_rim.measurement.vmm.definition import refuse_argument
 from kbs_rim.measurement.vmm.profile import LOG_AREA_SIZE, Region, refuse, up
+from kbs_rim.measurement.vmm.qemu_sizes import QemuMemory, cpus_of, memory_of
 from kbs_rim.measurement.vmm.stock_qemu_arguments import StockArguments
 from kbs_rim.measurement.vmm.stock_qemu_blob import TREE_SIZE
 from kbs_rim.measurement.vmm.stock_qemu_map import HIGH_PCI_MEMORY_SIZE, RAM_BASE, HighMemory
 from kbs_rim.measurement.vmm.stock_qemu_profile import CpuCaches, CpuModel, QemuVersion
 from kbs_rim.measurement.vmm.stock_qemu_request import MAX_TRANSPORTS, Boot, Msi, NumaNode, Seeds, StockQemu, Topology
 
-_DEFAULT_RAM, _RAM_STEP = 128 * MIB, 8192
 _INITRD_OFFSET_MAX = 128 * MIB
 _TREE_ALIGNMENT = 2 * MIB
 _BOOT_CODE_SIZE = 4096
 """QEMU's own first instructions lie at the start of the RAM; a kernel that wants to be there goes 2 MiB further."""
 _COMPACT_SINCE = (7, 2)
 _GIC2_CPUS = 8
-_LEVELS = ("sockets", "clusters", "cores", "threads")
-_ABSENT_LEVELS = ("dies", "modules", "books", "drawers")
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
@@ -145,36 +143,15 @@ def _pmu(arguments: StockArguments, host: HostFacts) -> bool:
 
 
 def _topology(given: Mapping[str, str]) -> Topology:
-    """Fill in what -smp leaves open: cores first, then sockets, then threads (machine types since virt-6.2)."""
-    counts = {}
-    for key, text in given.items():
-        if key not in ("cpus", "maxcpus", *_LEVELS, *_ABSENT_LEVELS):
-            raise refuse_argument("-smp", f"{key[:40]} is not one of cpus, maxcpus, {', '.join(_LEVELS)}")
-        counts[key] = parse_number(f"-smp {key}", text, 1, 1 if key in _ABSENT_LEVELS else DEFAULT_LIMITS.cpus)
-    total = counts.get("maxcpus", counts.get("cpus", 0))
-    shape = {name: counts.get(name, 1) for name in _LEVELS}
-    for name in ("cores", "sockets", "threads"):
-        if total and name not in counts:
-            product = 1
-            for other in _LEVELS:
-                product *= shape[other] if other != name else 1
-            shape[name] = max(1, total // product)
-            break
-    product = 1
-    for count in shape.values():
-        product *= count
-    if total and product != total:
-        raise refuse_argument("-smp", f"{' x '.join(f'{count} {name}' for name, count in shape.items())} do not make {total} CPUs")
-    return Topology(counts.get("cpus", product), **shape)
+    cpus, shape = cpus_of(given)
+    return Topology(cpus, shape.sockets, shape.clusters, shape.cores, shape.threads)
 
 
-def _memory(given: Mapping[str, str]) -> tuple[int, int | None, int]:
-    size = up(parse_size("-m", given["size"]) if "size" in given else _DEFAULT_RAM, _RAM_STEP)
-    largest = parse_size("-m maxmem", given["maxmem"]) if "maxmem" in given else None
-    slots = parse_number("-m slots", given["slots"], 0, 256) if "slots" in given else 0
-    if (slots > 0) != (largest is not None and largest > size) and slots:
+def _memory(given: Mapping[str, str]) -> QemuMemory:
+    memory = memory_of(given)
+    if memory.slots and (memory.largest is None or memory.largest <= memory.size):
         raise refuse_argument("-m slots", "QEMU wants maxmem beside it, and more than the RAM")
-    return size, largest, slots
+    return memory
 
 
 def _gic(arguments: StockArguments, switches: _Switches, topology: Topology) -> Literal[2, 3, 4]:
