@@ -62,6 +62,7 @@ class Limits:
     replay_granules: int = _limit(4 * MIB, "granules", "all dialects of one appraisal together, about 10 s; usual images take 0.1 s each")
     unproven_granules: int = _limit(512 * KIB, "granules", "the same, for a token that no verifier vouches for: anybody can send one")
     definition_candidates: int = _limit(4096, "candidates", "VMs that a workload's definition may describe; a tree and a replay each")
+    failed_searches: int = _limit(16, "searches", "in vain, by realms of one machine within 10 minutes; each may cost replay_granules")
     tree_guesses: int = _limit(16, "trees", "made anew for a log that names one and does not hold it; a large one costs 50 ms")
     device_tree_bytes: int = _limit(2 * MIB, "bytes", "stock QEMU loads a 1 MiB tree")
     device_tree_nodes: int = _limit(8192, "nodes", "QEMU with 512 CPUs stays below 3000")

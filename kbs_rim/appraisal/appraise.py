@@ -6,21 +6,24 @@ fetching images by the digests that ``digests_of`` and ``read_runtime`` name, an
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from kbs_rim.appraisal.attestation_result import EarPolicy, judge_attestation_result
 from kbs_rim.appraisal.boot_rules import judge_boot_plan
+from kbs_rim.appraisal.definition_search import DefinitionSearch, SearchPermits, SignedRealm
 from kbs_rim.appraisal.findings import Finding, Severity, errors_of
 from kbs_rim.appraisal.judged_tree import Packs, judge_device_tree, tree_facts, tree_to_judge
 from kbs_rim.appraisal.measured_images import NO_IMAGES, MeasuredImages
 from kbs_rim.appraisal.realm_rules import judge_claims
+from kbs_rim.appraisal.regenerated_tree import read_regenerated_tree
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
+from kbs_rim.appraisal.replay_rules import allowed_dialects, parameters_to_try
 from kbs_rim.appraisal.runtime_logs import NO_RUNTIME_LOGS, EventReader, RuntimeLogs, digests_to_look_up, read_runtime_logs
 from kbs_rim.appraisal.runtime_rules import RuntimeOpinion, judge_runtime, unjudged_logs
 from kbs_rim.appraisal.supplied_tree import NO_TREE, TreeReading, read_supplied_tree
 from kbs_rim.appraisal.token_rules import judge_platform_claims, judge_realm_token
-from kbs_rim.appraisal.workload import Bounds, ParameterRules, Workload
+from kbs_rim.appraisal.workload import Workload
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.cca_token import CcaToken
 from kbs_rim.evidence.envelope import Evidence
@@ -29,11 +32,7 @@ from kbs_rim.evidence.tcg_log import LogKind, parse_tcg_log
 from kbs_rim.limits import Limits
 from kbs_rim.measurement.boot_plan import BootPlan, boot_plan_from_log
 from kbs_rim.measurement.dialect import Dialect
-from kbs_rim.measurement.replay import ReplayResult, ReplayWork, RimMemo, match_rim, params_to_try
-from kbs_rim.measurement.rmm import RealmCreate, RealmFlags
-
-_COUNTS = range(2, 65)
-"""Numbers of breakpoints and watchpoints that an RMM accepts."""
+from kbs_rim.measurement.replay import ReplayResult, ReplayWork, RimMemo, match_rim
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,7 @@ class Case:
     ``attestation_result`` is the verifier's compact JWS. ``device_tree`` is what ``read_tree`` gave, ``rule_packs`` are by name.
     ``runtime`` is what ``read_runtime`` gave, ``measured`` the images with one of the digests that it named.
     ``bound_workloads`` counts those that may have the secret, retired ones included; ``memo`` may remember RIMs of earlier cases;
+    ``permits`` says who may cause a search among the VMs that a workload defines, where no log came;
     ``pause`` is called now and then by long replays, and may end them.
     """
 
@@ -72,6 +72,7 @@ class Case:
     rule_packs: Packs = field(default_factory=dict)
     allow_test_keys: bool = False
     memo: RimMemo | None = None
+    permits: SearchPermits | None = None
     pause: Callable[[], None] | None = None
     bound_workloads: int = 0
 
@@ -87,12 +88,32 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class _Boot:
+    """How the realm was built, as far as it is known to one workload: by the log, or derived from its definition.
+
+    ``images`` are by event; ``result`` is None if nothing was replayed; ``facts`` are those of a search.
+    """
+
+    plan: BootPlan | None
+    images: Mapping[int, RegisteredImage]
+    tree: TreeReading
+    result: ReplayResult | None = None
+    findings: tuple[Finding, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """The dialect that gave the RIM."""
+        return self.result.matched if self.result else None
+
+
+@dataclass(frozen=True, slots=True)
 class _Opinion:
     """What one workload says."""
 
     candidate: Candidate
     findings: tuple[Finding, ...]
-    dialect: Dialect | None
+    boot: _Boot
     runtime: RuntimeOpinion
 
     @property
@@ -118,11 +139,20 @@ def digests_of(plan: BootPlan | None) -> tuple[tuple[HashAlgorithm, bytes], ...]
     return tuple(dict.fromkeys((image.algorithm, image.digest) for image in plan.images))
 
 
-def read_tree(evidence: Evidence, plan: BootPlan | None, candidates: Iterable[Candidate], limits: Limits) -> TreeReading:
-    """Read the device tree that came with the evidence, if one of the workloads judges trees by rules; else nobody looks at it."""
-    if plan is None or not any(candidate.workload.device_tree.judges for candidate in candidates):
+def read_tree(
+    evidence: Evidence, plan: BootPlan | None, candidates: Iterable[Candidate], limits: Limits, registered: Iterable[RegisteredImage] = ()
+) -> TreeReading:
+    """Read the device tree that came with the evidence, if one of the workloads judges trees by rules; else nobody looks at it.
+
+    If none came, and the one that the log names is not among the ``registered`` images, it is made anew where a workload defines the VM.
+    """
+    judging = [candidate.workload for candidate in candidates if candidate.workload.device_tree.judges]
+    if plan is None or not judging:
         return NO_TREE
-    return read_supplied_tree(evidence.device_tree, plan, limits)
+    if evidence.device_tree is not None or plan.sent_tree is not None:
+        return read_supplied_tree(evidence.device_tree, plan, limits)
+    definitions = [workload.definition for workload in judging if workload.definition is not None]
+    return read_regenerated_tree(plan, definitions, ImageSet(registered), limits)
 
 
 def read_runtime(
@@ -163,13 +193,14 @@ def appraise(case: Case) -> Verdict:
     )
     common += opinion.findings
     work = ReplayWork(_budget(case.limits, vouched_for=not errors_of(common)), case.memo, pause=case.pause)
-    common += case.log_findings
+    search = _search(case, work, vouched_for=not errors_of(common)) if _lacks_log(case) else None
+    common += () if search and case.candidates else case.log_findings
     resolved, image_findings = _resolve(case.plan, case.token.realm.claims.hash_algorithm, case.images)
     common += image_findings
-    opinions = _judge_workloads(case, resolved, None if errors_of(image_findings) else work)
+    opinions = _judge_workloads(case, resolved, None if errors_of(image_findings) else work, search)
     if not opinions:
         common += [*unjudged_logs(case.runtime), _nobody(case)]
-    return _verdict(case, tuple(common), opinions, resolved, opinion.facts)
+    return _verdict(case, tuple(common), opinions, _Boot(case.plan, resolved, case.device_tree), opinion.facts)
 
 
 def _nobody(case: Case) -> Finding:
@@ -211,58 +242,70 @@ def _resolve(plan: BootPlan | None, realm_hash: HashAlgorithm, images: ImageSet)
     return resolved, findings
 
 
-def _judge_workloads(case: Case, resolved: Mapping[int, RegisteredImage], work: ReplayWork | None) -> list[_Opinion]:
+def _lacks_log(case: Case) -> bool:
+    """True if no VMM log came at all; one that cannot be read is refused, whatever a workload defines."""
+    return case.plan is None and {finding.id for finding in case.log_findings} == {"log.missing"}
+
+
+def _search(case: Case, work: ReplayWork, *, vouched_for: bool) -> DefinitionSearch:
+    realm = case.token.realm.claims
+    signed = SignedRealm(
+        rim=realm.initial_measurement,
+        algorithm=realm.hash_algorithm,
+        platform=case.token.platform.claims.instance_id,
+        vouched_for=vouched_for,
+    )
+    return DefinitionSearch(signed, case.images, work, case.limits, permits=case.permits, at=case.at)
+
+
+def _judge_workloads(
+    case: Case, resolved: Mapping[int, RegisteredImage], work: ReplayWork | None, search: DefinitionSearch | None
+) -> list[_Opinion]:
     """Steps 5 to 9 for each workload. All share ``work``, so their number does not multiply the cost; None: nothing to replay."""
     opinions = []
-    reader, trees = EventReader(case.token.realm.claims.hash_algorithm), _trees(case, resolved)
+    reader = EventReader(case.token.realm.claims.hash_algorithm)
     for candidate in case.candidates:
         workload = candidate.workload
-        result, replay_findings = _replay(case, workload, work)
-        dialect = result.matched if result else None
-        findings = [*replay_findings, *judge_claims(case.token, workload)]
-        if case.plan is None:
+        boot = _logged_boot(case, resolved, workload, work) if search is None else _derived_boot(case, candidate, search)
+        findings = [*boot.findings, *judge_claims(case.token, workload)]
+        if boot.plan is None:
             findings.append(Finding("boot.not-judged", "there is no boot plan to judge"))
         else:
-            tree = tree_to_judge(workload, resolved, case.device_tree)
-            params, judged = result.params if result else None, tree.image.id if tree else None
-            findings += judge_boot_plan(case.plan, resolved, workload, dialect, params=params, judged_tree=judged)
-            findings += judge_device_tree(case.plan, resolved, workload, case.device_tree, case.rule_packs, case.limits)
+            tree = tree_to_judge(workload, boot.images, boot.tree)
+            params, judged = boot.result.params if boot.result else None, tree.image.id if tree else None
+            findings += judge_boot_plan(boot.plan, boot.images, workload, boot.dialect, params=params, judged_tree=judged)
+            findings += judge_device_tree(boot.plan, boot.images, workload, boot.tree, case.rule_packs, case.limits)
+        trees = _trees(case, boot.images)
         runtime = judge_runtime(case.token.realm.claims, workload, case.runtime, case.measured, reader, case.limits, loaded=trees)
-        opinions.append(_Opinion(candidate, (*findings, *runtime.findings), dialect, runtime))
+        opinions.append(_Opinion(candidate, (*findings, *runtime.findings), boot, runtime))
     return opinions
+
+
+def _logged_boot(case: Case, resolved: Mapping[int, RegisteredImage], workload: Workload, work: ReplayWork | None) -> _Boot:
+    result, findings = _replay(case, workload, work)
+    return _Boot(case.plan, resolved, case.device_tree, result, findings)
+
+
+def _derived_boot(case: Case, candidate: Candidate, search: DefinitionSearch) -> _Boot:
+    """Step 5 without a log: what the workload's definition gives, if it allows that. It is judged like what a log says."""
+    definition = candidate.workload.definition
+    if definition is None or not definition.without_log:
+        findings = (*case.log_findings, Finding("rim.not-judged", "the RIM could not be recomputed"))
+        return _Boot(None, {}, NO_TREE, findings=findings)
+    found = search.find(candidate.workload, candidate.revision, allowed_dialects(candidate.workload))
+    if found.boot is None:
+        return _Boot(None, {}, NO_TREE, findings=found.findings, facts=found.facts)
+    tree = found.boot.tree
+    images = case.images.with_supplied(tree.image if tree else None)
+    resolved, image_findings = _resolve(found.boot.plan, case.token.realm.claims.hash_algorithm, images)
+    findings = (*found.findings, *image_findings)
+    return _Boot(found.boot.plan, resolved, TreeReading(tree), found.result, findings, found.facts)
 
 
 def _trees(case: Case, resolved: Mapping[int, RegisteredImage]) -> dict[bytes, RegisteredImage]:
     """Return the device trees that the log says were loaded, by digest in the realm's algorithm. The RIM decides whether they were."""
     algorithm = case.token.realm.claims.hash_algorithm
     return {image.measurements.digests[algorithm]: image for image in resolved.values() if image.measurements.device_tree is not None}
-
-
-def parameters_to_try(logged: RealmCreate, rules: ParameterRules) -> tuple[RealmCreate, ...]:
-    """Return the realm parameters that a log may stand for under a workload, as logged first; at most eight.
-
-    No VMM logs LPA2, which the host's kernel sets by itself, and kvmtool logs fixed numbers of breakpoints and watchpoints whatever the
-    host has. Where a workload allows LPA2, or names exact numbers, those are tried too; what matched is judged, not what was logged.
-    """
-    known = params_to_try(logged)
-    known += tuple(
-        replace(params, num_bps=_encoded(rules.breakpoints, params.num_bps), num_wps=_encoded(rules.watchpoints, params.num_wps))
-        for params in known
-    )
-    if rules.lpa2:
-        known += tuple(replace(params, flags=params.flags | RealmFlags.LPA2) for params in known)
-    return tuple(dict.fromkeys(known))
-
-
-def _encoded(count: Bounds, logged: int) -> int:
-    """Return the RMI field (the number minus one) for the only number that is allowed, or the logged field if there are several."""
-    return count.min - 1 if count.exact and count.min in _COUNTS else logged
-
-
-def allowed_dialects(workload: Workload) -> tuple[Dialect, ...]:
-    """Return the dialects to try for a workload, likeliest first: RMM version, then order, then rounding."""
-    rules = workload.rmm
-    return tuple(Dialect(rmm, rounding, order) for rounding in rules.roundings for order in rules.orders for rmm in rules.versions)
 
 
 def _replay(case: Case, workload: Workload, work: ReplayWork | None) -> tuple[ReplayResult | None, tuple[Finding, ...]]:
@@ -286,7 +329,7 @@ def _verdict(
     case: Case,
     common: tuple[Finding, ...],
     opinions: list[_Opinion],
-    resolved: Mapping[int, RegisteredImage],
+    logged: _Boot,
     platform_facts: Mapping[str, Any],
 ) -> Verdict:
     """Step 9: allowed if the common steps and all rules of one workload have no error. Default is deny."""
@@ -296,11 +339,13 @@ def _verdict(
     if allowed and best is not None:
         message = f"everything matched workload {best.candidate.workload.name}"
         findings = (*findings, Finding("policy.accepted", message, Severity.NOTE))
-    facts = _facts(case, resolved, best)
+    facts = _facts(case, best.boot if best else logged, best.runtime.images if best else ())
     facts["platform"] = dict(platform_facts)
+    if best is not None and best.boot.facts:
+        facts["definition"] = dict(best.boot.facts)
     if best is not None and best.runtime.facts:
         facts["runtime"] = dict(best.runtime.facts)
-    if best is not None and (tree := tree_facts(best.candidate.workload, resolved, case.device_tree, case.rule_packs)):
+    if best is not None and (tree := tree_facts(best.candidate.workload, best.boot.images, best.boot.tree, case.rule_packs)):
         facts["device_tree"] = tree
     facts["other_workloads"] = {
         opinion.candidate.workload.name: list(dict.fromkeys(finding.id for finding in errors_of(opinion.findings)))
@@ -310,7 +355,7 @@ def _verdict(
     return Verdict(allowed=allowed, candidate=best.candidate if best else None, findings=findings, facts=facts)
 
 
-def _facts(case: Case, resolved: Mapping[int, RegisteredImage], best: _Opinion | None) -> dict[str, Any]:
+def _facts(case: Case, boot: _Boot, measured: Iterable[RegisteredImage]) -> dict[str, Any]:
     realm, platform = case.token.realm.claims, case.token.platform.claims
     return {
         "rim": realm.initial_measurement.hex(),
@@ -324,7 +369,7 @@ def _facts(case: Case, resolved: Mapping[int, RegisteredImage], best: _Opinion |
         "instance_id": platform.instance_id.hex(),
         "lifecycle": platform.lifecycle,
         "token_form": case.token.form.name,
-        "dialect": str(best.dialect) if best and best.dialect else None,
-        "images": sorted({image.id for image in (*resolved.values(), *(best.runtime.images if best else ()))}),
-        "vmm": case.plan.vm.name if case.plan and case.plan.vm else None,
+        "dialect": str(boot.dialect) if boot.dialect else None,
+        "images": sorted({image.id for image in (*boot.images.values(), *measured)}),
+        "vmm": boot.plan.vm.name if boot.plan and boot.plan.vm else None,
     }

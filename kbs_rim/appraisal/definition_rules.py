@@ -12,8 +12,10 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from kbs_rim.appraisal.rule_values import U64, ImageId, Rules
-from kbs_rim.limits import DEFAULT_LIMITS
+from kbs_rim.limits import DEFAULT_LIMITS, MIB
+from kbs_rim.measurement.rmm import MAX_IPA_BITS, MIN_IPA_BITS
 from kbs_rim.measurement.vmm.definition import Vmm
+from kbs_rim.measurement.vmm.host_capabilities import SVE_STEP
 from kbs_rim.measurement.vmm.shipped_profiles import DEFAULTS, SHIPPED
 from kbs_rim.measurement.vmm.stock_qemu_profile import VERSIONS
 
@@ -23,6 +25,14 @@ STOCK_TREES = {f"qemu-{profile.name}": profile for profile in VERSIONS.values()}
 """Names of the trees that QEMU makes itself, by its version."""
 _RANGE = r"^(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})-(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})(?:/(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}))?$"
 _U64 = 1 << 64
+_BOUNDS = {
+    "cpus": (1, DEFAULT_LIMITS.cpus),
+    "ram": (MIB, 1 << 48),
+    "breakpoints": (1, 64),
+    "watchpoints": (1, 64),
+    "ipa_bits": (MIN_IPA_BITS, MAX_IPA_BITS),
+}
+_COUNTERS = 31
 
 
 def _steps(text: str) -> range:
@@ -39,6 +49,8 @@ def _check_range(text: str) -> str:
         raise ValueError("is no range such as 1-16 or 0x40000000-0x100000000/0x40000000") from None
     if not numbers or numbers[-1] >= _U64:
         raise ValueError("the range ends before it begins, or beyond 64 bits")
+    if (numbers.stop - 1 - numbers.start) // numbers.step >= DEFAULT_LIMITS.definition_candidates:
+        raise ValueError(f"the range has more than {DEFAULT_LIMITS.definition_candidates} numbers; write FIRST-LAST/STEP")
     return text
 
 
@@ -116,6 +128,13 @@ class Definition(Rules):
         trees = [GENERATED, REGISTERED, *(STOCK_TREES if self.vmm == "qemu" else ())]
         if unknown := [name for name in self.device_trees if name not in trees]:
             raise ValueError(f"device_trees of {self.vmm} are {', '.join(trees)}, not {unknown[0][:40]}")
+        for name, (low, high) in _BOUNDS.items():
+            if not within(getattr(self, name), low, high):
+                raise ValueError(f"{name} must be from {low} to {high}")
+        if any(item != OFF and item > _COUNTERS for item in self.pmu_counters):
+            raise ValueError(f"pmu_counters must be from 0 to {_COUNTERS}, or off")
+        if any(item != OFF and (item % SVE_STEP or not item) for item in self.sve_vector_bits):
+            raise ValueError(f"sve_vector_bits must be multiples of {SVE_STEP}, or off")
         if len(self.host_caches) not in (0, 6):
             raise ValueError("host_caches has six numbers: line, size and sets of the data cache, then of the instruction cache")
         return self

@@ -24,10 +24,11 @@ _DESCRIPTION = "DTB"
 
 
 class TreeSource(StrEnum):
-    """Where the bytes stood."""
+    """Where the bytes stood, or that we made them from the workload's definition."""
 
     LOG = "log"
     ENVELOPE = "envelope"
+    DEFINITION = "definition"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +62,25 @@ def read_supplied_tree(sent: bytes | None, plan: BootPlan, limits: Limits) -> Tr
     if len(data) > limits.device_tree_bytes:
         message, expected = "the device tree that was sent is too large", f"at most {limits.device_tree_bytes} bytes"
         return TreeReading(findings=(Finding("tree.malformed", message, expected=expected, seen=f"{len(data)} bytes", where=where),))
-    loaded = _as_loaded(data, plan, limits)
+    loaded = as_loaded(data, plan, limits)
     if loaded is None:
         message = "the device tree that was sent is none of the images that were loaded"
-        expected = ", ".join(image.digest.hex() for image in plan.images if _is_tree(image)) or "an image called DTB in the log"
+        expected = ", ".join(image.digest.hex() for image in plan.images if is_tree(image)) or "an image called DTB in the log"
         seen = f"{plan.hash_algorithm.digest(data).hex()}, {len(data)} bytes"
         return TreeReading(findings=(Finding("tree.not-measured", message, expected=expected, seen=seen, where=where),))
     try:
         tree = parse_device_tree(loaded, limits)
-        return TreeReading(SuppliedTree(tree, _image_of(loaded, tree, limits), source))
+        return TreeReading(SuppliedTree(tree, image_of_tree(loaded, tree, limits), source))
     except MalformedEvidence as error:
         return TreeReading(findings=(Finding.from_error(error, **where),))
 
 
-def _is_tree(image: LoadedImage) -> bool:
+def is_tree(image: LoadedImage) -> bool:
+    """Return whether the log calls this image the device tree."""
     return image.description.strip().upper() == _DESCRIPTION
 
 
-def _as_loaded(data: bytes, plan: BootPlan, limits: Limits) -> bytes | None:
+def as_loaded(data: bytes, plan: BootPlan, limits: Limits) -> bytes | None:
     """Return the bytes as the log says that they were loaded, or None if their digest is not there.
 
     A VMM may load zeros behind a tree that no reader of the tree sees (kvmtool up to 64 KiB, QEMU up to 1 MiB), so for the image
@@ -86,7 +88,7 @@ def _as_loaded(data: bytes, plan: BootPlan, limits: Limits) -> bytes | None:
     """
     digests: dict[tuple[HashAlgorithm, int], bytes] = {}
     for image in plan.images:
-        padded = _is_tree(image) and len(data) < image.size <= limits.device_tree_bytes
+        padded = is_tree(image) and len(data) < image.size <= limits.device_tree_bytes
         if not padded and image.size != len(data):
             continue
         key = image.algorithm, image.size
@@ -97,7 +99,7 @@ def _as_loaded(data: bytes, plan: BootPlan, limits: Limits) -> bytes | None:
     return None
 
 
-def _image_of(data: bytes, tree: DeviceTree, limits: Limits) -> RegisteredImage:
+def image_of_tree(data: bytes, tree: DeviceTree, limits: Limits, name: str = NAME) -> RegisteredImage:
     """Measure the bytes. The kind is a device tree whatever else they may look like; no registered role comes with them."""
     hasher = ImageHasher(len(data))
     for block in blocks_of(data):
@@ -114,4 +116,4 @@ def _image_of(data: bytes, tree: DeviceTree, limits: Limits) -> RegisteredImage:
         device_tree=facts_of(tree, len(data), limits),
         granules=hashed.granules,
     )
-    return RegisteredImage(measurements.image_id, NAME, (Role.DEVICE_TREE,), ImageState.ACTIVE, measurements)
+    return RegisteredImage(measurements.image_id, name, (Role.DEVICE_TREE,), ImageState.ACTIVE, measurements)

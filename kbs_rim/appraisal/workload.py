@@ -237,6 +237,12 @@ class Workload(Rules):
         return frozenset(image for _, image in self.named_images)
 
     @property
+    def defined_images(self) -> frozenset[str]:
+        """Every image that a VM of the definition may load or hand to its firmware."""
+        handed = (image for _, image in (self.definition.handed_over if self.definition else ()))
+        return frozenset((*handed, *(image for rule in self.images for image in rule.images)))
+
+    @property
     def named_images(self) -> tuple[tuple[Role, str], ...]:
         """Every role with every image that this workload names for it, each pair once."""
         loaded = [(rule.role, image) for rule in self.images for image in rule.images]

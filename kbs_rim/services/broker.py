@@ -249,16 +249,15 @@ class Broker:
 
     async def _appraise(self, attempt: Exchange) -> tuple[Trust, Verdict]:
         """Judge by the registry as it is now; return what was judged by as well."""
-        evidence, token, limits = present(attempt.evidence), present(attempt.token), self._policy.limits
+        evidence, token, answer, limits = present(attempt.evidence), present(attempt.token), present(attempt.answer), self._policy.limits
         with Stage(attempt, "registry", self._observe):
             trust = await self.trust.read(attempt.challenge.secret, attempt.plan)
             known = trust.candidates
             tree, (runtime, digests) = await self._read_off_loop(
-                lambda: (read_tree(evidence, attempt.plan, known, limits), read_runtime(evidence, known, token, limits))
+                lambda: (read_tree(evidence, attempt.plan, known, limits, trust.images), read_runtime(evidence, known, token, limits))
             )
             images = await self.trust.images_for(trust, token, attempt.plan, tree)
             measured = await self.trust.measured_for(digests)
-        answer = present(attempt.answer)
         case = Case(
             token=token,
             plan=attempt.plan,
@@ -278,6 +277,7 @@ class Broker:
             limits=limits,
             allow_test_keys=self._policy.allow_test_keys,
             memo=trust.memo,
+            permits=self.trust.searches,
             pause=self._pause,
             bound_workloads=trust.bound_workloads,
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kbs_rim.appraisal.appraise import Candidate, digests_of, worth_replaying
+from kbs_rim.appraisal.derived_boot import digest_of_id
 from kbs_rim.appraisal.measured_images import NO_IMAGES, MeasuredImages
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
 from kbs_rim.appraisal.supplied_tree import TreeReading
@@ -13,6 +14,7 @@ from kbs_rim.limits import Limits
 from kbs_rim.measurement.boot_plan import BootPlan
 from kbs_rim.ports import ImageReader, TrustReader, TrustView
 from kbs_rim.services.replay_cache import GranuleCache, RimCache, RimView
+from kbs_rim.services.search_permits import FailedSearches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +42,20 @@ class TrustLookup:
         self._seen: int | None = None
         self.rims = RimCache(limits)
         self.granules = GranuleCache(limits)
+        self.searches = FailedSearches(limits.failed_searches)
 
     async def read(self, secret: str, plan: BootPlan | None) -> Trust:
         """Read everything that the release depends on, in one snapshot; and drop what depends on images revoked since the last look.
+
+        Without a log the images are those that the workloads' definitions name: then a second look reads everything with them.
 
         The registry's sequence says whether there is anything to drop. No other process need be told of a revocation: this one
         learns of it before its caches are asked for anything.
         """
         wanted = [(algorithm.value, digest) for algorithm, digest in digests_of(plan)]
-        since = self._seen
-        view = await self._trust.view(secret, wanted, since=since)
-        self._reconcile(view, since)
+        view = await self._view(secret, wanted)
+        if plan is None and (defined := _defined_images(view)):
+            view = await self._view(secret, defined)
         return Trust(
             sequence=view.sequence,
             secret=view.secret,
@@ -60,6 +65,12 @@ class TrustLookup:
             memo=self.rims.as_of(view.sequence),
         )
 
+    async def _view(self, secret: str, wanted: Sequence[tuple[str, bytes]]) -> TrustView:
+        since = self._seen
+        view = await self._trust.view(secret, wanted, since=since)
+        self._reconcile(view, since)
+        return view
+
     async def images_for(self, trust: Trust, token: CcaToken, plan: BootPlan | None, tree: TreeReading) -> ImageSet:
         """Return the images, with granule digests, which are large, only if there is something to replay with them.
 
@@ -67,7 +78,7 @@ class TrustLookup:
         """
         supplied = tree.supplied.image if tree.supplied else None
         images = ImageSet(trust.images, supplied)
-        if not worth_replaying(token, plan, images):
+        if plan is not None and not worth_replaying(token, plan, images):
             return images
         return ImageSet(await self._with_granules(trust.images, token.realm.claims.hash_algorithm), supplied)
 
@@ -111,3 +122,11 @@ class TrustLookup:
         self.rims.drop_images(revoked, sequence=view.sequence)
         self.granules.drop_images(revoked)
         self._seen = view.sequence if self._seen is None else max(self._seen, view.sequence)
+
+
+def _defined_images(view: TrustView) -> list[tuple[str, bytes]]:
+    """Return the digests of the images that definitions name, where a realm may come without a log; an image's id is one."""
+    workloads = (record.workload for record in view.workloads if record.active)
+    without_log = (workload for workload in workloads if workload.definition is not None and workload.definition.without_log)
+    named = dict.fromkeys(image for workload in without_log for image in workload.defined_images)
+    return [(HashAlgorithm.SHA256.value, digest_of_id(image)) for image in named]

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from stage import FIRMWARE, INITRD, KERNEL, KVMTOOL_KERNEL, QEMU_FIRMWARE, QEMU_KERNEL, Stage, Vm, VmFiles, error_ids
 
-from kbs_rim.appraisal.appraise import parameters_to_try
 from kbs_rim.appraisal.findings import Severity
+from kbs_rim.appraisal.replay_rules import parameters_to_try
 from kbs_rim.evidence.envelope import Evidence
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.tcg_log import LogKind

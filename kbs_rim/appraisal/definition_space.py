@@ -1,0 +1,97 @@
+"""The VMs that a workload's definition describes, each once, in the order in which they are tried.
+
+Likeliest first: the VM made of the first value of every list, then those that differ from it in one step, and so on. The order depends
+on the workload alone, so a number names the same VM in every process.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Any
+
+from kbs_rim.appraisal.definition_rules import OFF, REGISTERED, Definition, numbers_of, states_of
+from kbs_rim.appraisal.rule_values import Role
+from kbs_rim.appraisal.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmChoice:
+    """One VM: a value for everything that may vary. Images by id, None where there is none; ``tree`` is an id or the name of a generator.
+
+    ``pmu_counters`` None is no PMU, ``sve_bits`` 0 no SVE, ``ipa_bits`` None what the VMM computes.
+    """
+
+    profile: str
+    kernel: str | None
+    initrd: str | None
+    firmware: str | None
+    breakpoints: int
+    watchpoints: int
+    pmu_counters: int | None
+    sve_bits: int
+    ipa_bits: int | None
+    lpa2: bool
+    memory_private: bool
+    device_assignment: bool
+    measurement_log: bool
+    its: bool
+    ram: int
+    cpus: int
+    tree: str
+    bootargs: str | None
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __str__(self) -> str:
+        sve = f"SVE {self.sve_bits} bits" if self.sve_bits else "SVE off"
+        pmu = "PMU off" if self.pmu_counters is None else f"PMU with {self.pmu_counters} counters"
+        ram = f"{self.ram >> 30} GiB" if not self.ram % (1 << 30) else f"{self.ram >> 20} MiB"
+        tree = self.tree if len(self.tree) < 20 else "registered"
+        return f"{self.cpus} vCPUs, {ram}, {sve}, {pmu}, {self.profile}, device tree {tree}"
+
+
+def choices_of(workload: Workload, definition: Definition) -> tuple[VmChoice, ...]:
+    """Return every VM that ``definition``, the one of ``workload``, describes; at most ``definition.max_candidates``."""
+    axes = dict(_axes(workload, definition))
+    positions = product(*(range(len(values)) for values in axes.values()))
+    ordered = sorted(positions, key=lambda places: (sum(places), places))
+    names, lists = tuple(axes), tuple(axes.values())
+    return tuple(
+        VmChoice(**{name: lists[axis][place] for axis, (name, place) in enumerate(zip(names, places, strict=True))}) for places in ordered
+    )
+
+
+def _axes(workload: Workload, definition: Definition) -> Iterator[tuple[str, Sequence[Any]]]:
+    """What costs the least to vary comes last: VMs that differ at the end only share most of their measurement."""
+    yield "profile", definition.profile_names
+    for role in (Role.KERNEL, Role.INITRD, Role.FIRMWARE):
+        yield role.value, _images(workload, role)
+    yield "breakpoints", numbers_of(definition.breakpoints)
+    yield "watchpoints", numbers_of(definition.watchpoints)
+    yield "pmu_counters", tuple(dict.fromkeys(None if item == OFF else item for item in definition.pmu_counters))
+    yield "sve_bits", tuple(dict.fromkeys(0 if item == OFF else item for item in definition.sve_vector_bits))
+    yield "ipa_bits", numbers_of(definition.ipa_bits) or (None,)
+    for name in ("lpa2", "memory_private", "device_assignment", "measurement_log", "its"):
+        yield name, states_of(getattr(definition, name))
+    yield "ram", numbers_of(definition.ram)
+    yield "cpus", numbers_of(definition.cpus)
+    yield "tree", tuple(dict.fromkeys(_trees(workload, definition)))
+    yield "bootargs", definition.bootargs or (None,)
+
+
+def _images(workload: Workload, role: Role) -> tuple[str | None, ...]:
+    rule = workload.rule_for(role)
+    if rule is None:
+        return (None,)
+    return rule.images if rule.required else (*rule.images, None)
+
+
+def _trees(workload: Workload, definition: Definition) -> Iterator[str]:
+    listed = workload.rule_for(Role.DEVICE_TREE)
+    for name in definition.device_trees:
+        if name == REGISTERED:
+            yield from listed.images if listed else ()
+        else:
+            yield name
