@@ -17,7 +17,7 @@ venv: ## make .venv from the hashed lock file, with kbs-rim installed in it (PYT
 native: venv ## compile the native kernel of the RIM chain into the working tree; make venv does so if it can
 	@.venv/bin/python hatch_build.py
 
-demo: venv ## three real realms get their secrets, and the attacks are refused (IMAGES=DIR takes images from a folder, ARGS=--keep)
+demo: venv ## simulated realms get their secrets, and the attacks are refused (IMAGES=DIR takes images from a folder, ARGS=--keep)
 	@.venv/bin/python tools/demo/run.py $(ARGS)
 
 test: venv ## run every test on SQLite and PostgreSQL, with coverage (JOBS=2, ARGS="tests/evidence -k cbor")

@@ -21,7 +21,9 @@ def test_every_vm_has_a_workload_and_a_secret(vm):
     text = workload_text((TEMPLATES / f"{vm.workload}.toml").read_text(), NAMES)
     workload = parse_workload(tomllib.loads(text))
     assert workload.name == vm.workload
-    assert {rule.role.value for rule in workload.images} == {*vm.files, "device-tree"}
+    loaded = {option for option in vm.files if not option.startswith("disk-")}
+    assert {rule.role.value for rule in workload.images} == {*loaded, "device-tree"}
+    assert vm.measures_a_disk == (loaded != set(vm.files))
     assert VALUES[vm.key]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from demo.images import Image, sha256_of
 from demo.programs import Cli
-from demo.realms import EVERY, QEMU_FIRMWARE, REM0_AFTER_BOOT, VALUES, Vm, rebuilt, workload_text
+from demo.realms import DISK_COMMAND_LINE, EVERY, QEMU_FIRMWARE, REM0_AFTER_BOOT, VALUES, Vm, rebuilt, workload_text
 from demo.site import Site
 
 TEMPLATES = Path(__file__).parent / "workloads"
@@ -61,8 +61,9 @@ def _plan(site: Site, vm: Vm, images: Mapping[str, Path]) -> Any:
     suffix = "json" if vm.platform == QEMU_FIRMWARE.platform else "cbor"
     platform = ["--platform", str(site.folder / f"{vm.platform}.json"), "--new-platform"]
     endorsements = ["--endorsements-out", str(site.folder / "endorsements" / f"{vm.platform}.{suffix}")]
-    tree = ["--dtb-out", str(site.folder / vm.device_tree)]
-    return site.local.json("simulate", *vm.arguments(images), *tree, *platform, *endorsements, echo=True)
+    files = ["--dtb-out", str(site.folder / vm.device_tree)]
+    files += ["--cc-log-out", str(site.folder / vm.firmware_log)] if vm.measures_a_disk else []
+    return site.local.json("simulate", *vm.arguments(images), *files, *platform, *endorsements, echo=True)
 
 
 def found(site: Site) -> None:
@@ -90,10 +91,19 @@ def register(admin: Cli, site: Site, prepared: Prepared, crew: Executor) -> dict
         }
         file = site.folder / f"{vm.workload}.toml"
         file.write_text(workload_text((TEMPLATES / file.name).read_text(), names))
-        admin.must("workload", "add", str(file))
+        admin.must("workload", "add", str(_learned(admin, site, vm, file) if vm.measures_a_disk else file))
     for vm in EVERY:
         admin.must("secret", "add", vm.key, "--key-id", vm.workload, "--workload", vm.workload, "--value-file", "-", stdin=VALUES[vm.key])
     return ids
+
+
+def _learned(admin: Cli, site: Site, vm: Vm, file: Path) -> Path:
+    """Learn the rules for the REMs from the log of a boot that the administrator trusts; return the whole workload."""
+    learned = file.with_name(f"{vm.workload}-learned.toml")
+    tree = ["--device-tree", str(site.folder / vm.device_tree), "--command-line", DISK_COMMAND_LINE]
+    log = [str(site.folder / vm.firmware_log), "--kind", "cc", "--registry"]
+    admin.must("workload", "learn", *log, *tree, "--into", str(file), "--output", str(learned))
+    return learned
 
 
 def _add_image(admin: Cli, name: str, image: Image) -> str:

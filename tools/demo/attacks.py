@@ -10,7 +10,7 @@ from typing import Any
 
 from demo.guests import GOT_IT, Guests, Told, told_by
 from demo.programs import Cli
-from demo.realms import KVMTOOL_KERNEL, MIXED, QEMU_FIRMWARE, QEMU_KERNEL, TENANT_B, Vm
+from demo.realms import KVMTOOL_KERNEL, MEASURED_BOOT, MIXED, QEMU_FIRMWARE, QEMU_KERNEL, TENANT_B, Vm
 from demo.site import Broker, Site
 from demo.wire import ChallengeForger, Delayer, KeySwapper, Message, Network, Wire, ask_for_challenge, evidence_path, post
 
@@ -320,6 +320,41 @@ GROUPS = (
             Attack(title="x0 into the log area", act=_lie("x0-in-log-area"), told=_BOOT, findings=("boot.x0", "boot.log-area")),
             Attack(title="second runnable REC", act=_lie("second-runnable-rec"), told=_BOOT, findings=("boot.rec-count",)),
             Attack(title="REM extended without explanation", act=_lie("rem-moved"), told=_MEASUREMENT, findings=("rem.mismatch",)),
+        ),
+    ),
+    Group(
+        "What firmware boots from disk",
+        (
+            Attack(
+                title="another kernel on the disk",
+                act=_lie("disk-program", MEASURED_BOOT),
+                told=_MEASUREMENT,
+                findings=("rem.event-unknown",),
+            ),
+            Attack(
+                title="init=/bin/sh on the disk's command line",
+                act=_lie("disk-command-line", MEASURED_BOOT),
+                told=_MEASUREMENT,
+                findings=("rem.event-unknown",),
+            ),
+            Attack(
+                title="another kernel, under the log of the trusted boot",
+                act=_lie("cc-log-claimed", MEASURED_BOOT),
+                told=_MEASUREMENT,
+                findings=("rem.replay",),
+            ),
+            Attack(
+                title="another kernel, its event labelled a harmless action",
+                act=_lie("cc-log-relabelled", MEASURED_BOOT),
+                told=_MEASUREMENT,
+                findings=("rem.event-unknown",),
+            ),
+            Attack(
+                title="events behind the padding of the firmware's log",
+                act=_lie("cc-log-behind-padding", MEASURED_BOOT),
+                told=_LOG,
+                findings=("log.padding",),
+            ),
         ),
     ),
     Group(

@@ -20,7 +20,7 @@ from demo.guests import GOT_IT, Guests, Told
 from demo.images import Image, ImagesUnavailable, images_from_debian, images_from_folder
 from demo.processes import Interrupted, Processes, ServiceFailed
 from demo.programs import CommandFailed, clean_environment
-from demo.realms import THREE, VALUES, Vm
+from demo.realms import SERVED, VALUES, Vm
 from demo.report import PLAIN_COLUMNS, Report, make_console
 from demo.site import Site
 
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _play(report: Report, processes: Processes, folder: Path, images: Path | None, *, keep: bool) -> int:
-    report.title("kbs_rim: three realms get their secrets, attackers do not")
+    report.title("kbs_rim: realms get their secrets, attackers do not")
     report.line("Images, measurements, signatures and judgements are real. The hardware is not: an RMM is modelled, with keys made here.")
     began = time.monotonic()
     available = _images(report, images)
@@ -77,7 +77,7 @@ def _play(report: Report, processes: Processes, folder: Path, images: Path | Non
     seconds = f"{time.monotonic() - began - fetched_s:.0f} s" + (f", and {fetched_s:.0f} s for the images" if fetched_s > 1 else "")
     report.line()
     if good:
-        result = f"Everything went as it must: {len(THREE)} realms served, {len(judged)} attacks refused; {seconds}."
+        result = f"Everything went as it must: {len(SERVED)} realms served, {len(judged)} attacks refused; {seconds}."
     else:
         result = (
             f"NOT as expected: {bad} of {len(judged)} attacks" + ("" if served and tidy else ", and what is marked NO") + f"; {seconds}."
@@ -129,11 +129,12 @@ def _set_up(report: Report, site: Site, images: Mapping[str, Image]) -> tuple[Th
 def _realms(report: Report, theatre: Theatre, prepared: Prepared) -> bool:
     about = (
         "Each boots, makes a key, attests, and gets its secret sealed to that key: the RIM that the broker computes from the VMM's "
-        "log is the one that the RMM signed, and the boot plan is what the workload allows."
+        "log is the one that the RMM signed, and the boot plan is what the workload allows. The last one starts with firmware that "
+        "measures kernel, initrd and command line of its disk: the firmware's log must replay to the REMs, and each event be let in."
     )
-    report.chapter("Three realms", about)
+    report.chapter(f"{len(SERVED)} realms", about)
     rows, good = [], True
-    for vm in THREE:
+    for vm in SERVED:
         with report.working(f"{vm.title} ..."):
             told = theatre.honest(vm, echo=True)
         ok = told.code == GOT_IT and told.secret == VALUES[vm.key]
@@ -199,10 +200,10 @@ def _afterwards(report: Report, theatre: Theatre, judged: list[Judged]) -> bool:
     with report.working("starting the verifier again ..."):
         theatre.site.stop_verifier()
         theatre.site.start_verifier()
-        told = theatre.honest(THREE[0])
+        told = theatre.honest(SERVED[0])
         allowed, refused = ({item["id"] for item in _listed(theatre, verdict)} for verdict in ("allowed", "refused"))
     checks = [
-        (told.secret == VALUES[THREE[0].key], "the verifier is back, and the realm that was told to come again has its secret"),
+        (told.secret == VALUES[SERVED[0].key], "the verifier is back, and the realm that was told to come again has its secret"),
         (allowed == set(theatre.released), f"{len(allowed)} releases are on record: those to honest realms, no other"),
         (
             refused == {item.told.ticket for item in judged if item.attack.verdict == "refused" and item.told.ticket},

@@ -32,6 +32,16 @@ class Vm:
         return [*files, *self.options]
 
     @property
+    def measures_a_disk(self) -> bool:
+        """True if firmware boots the disk, and measures it into REMs."""
+        return any(option.startswith("disk-") for option in self.files)
+
+    @property
+    def firmware_log(self) -> str:
+        """Name under which the log of its reference boot is kept."""
+        return f"{self.workload}.ccel"
+
+    @property
     def device_tree(self) -> str:
         """Name under which its device tree is kept."""
         return f"{self.workload}.dtb"
@@ -70,6 +80,16 @@ KVMTOOL_KERNEL = Vm(
     key="batch/token/api",
     key_type="x25519",
 )
+DISK_COMMAND_LINE = "console=ttyAMA0 quiet"
+MEASURED_BOOT = Vm(
+    workload="measured-boot",
+    title="QEMU, measured boot",
+    files={"firmware": "QEMU_EFI.fd", "disk-kernel": "linux", "disk-initrd": "initrd.gz"},
+    options=("--vmm", "qemu", "--boot", "firmware", "--memory", "1G", "--cpus", "2", "--disk-append", DISK_COMMAND_LINE),
+    platform="machine-1",
+    key="vault/disk/data",
+    key_type="p384",
+)
 TENANT_B = Vm(
     workload="tenant-b",
     title="another tenant",
@@ -78,8 +98,8 @@ TENANT_B = Vm(
     platform="machine-2",
     key="tenant-b/luks/root",
 )
-THREE = (QEMU_KERNEL, QEMU_FIRMWARE, KVMTOOL_KERNEL)
-EVERY = (*THREE, TENANT_B)
+SERVED = (QEMU_KERNEL, QEMU_FIRMWARE, KVMTOOL_KERNEL, MEASURED_BOOT)
+EVERY = (*SERVED, TENANT_B)
 MIXED = Vm(
     workload=QEMU_KERNEL.workload,
     title="tenant B's initrd in tenant A's VM",
@@ -93,6 +113,7 @@ VALUES: Mapping[str, bytes] = {
     QEMU_KERNEL.key: bytes(range(256)) * 2,
     QEMU_FIRMWARE.key: b"-----BEGIN DEMO KEY-----\r\nnot a key, but newlines, \0 and \xff must survive\n",
     KVMTOOL_KERNEL.key: "Bärenhunger 🐻 ohne Zeilenende".encode(),
+    MEASURED_BOOT.key: bytes(64),
     TENANT_B.key: b"tenant B's own secret",
 }
 """Secrets that a careless program would damage."""
