@@ -183,7 +183,7 @@ async def test_a_revocation_waits_for_a_release_in_progress(store: Store, databa
     replica = open_store(database_url)
     await store.images.add_image(image(), change())
     async with store.database.writing() as transaction:
-        await transaction.run(hold_registry)
+        await transaction.run(lambda session: hold_registry(session.connection()))
         revocation = asyncio.create_task(replica.images.set_image_state(image().id, ImageState.REVOKED, "CVE", change()))
         done, _ = await asyncio.wait([revocation], timeout=0.1)
         assert not done, "the revocation returned while a release was in progress"

@@ -2,8 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from kbs_rim.adapters.db.engine import Database, storable
 from kbs_rim.adapters.db.models import ChallengeRow
@@ -40,7 +39,7 @@ class Challenges:
             "issued_at": challenge.issued_at,
             "expires_at": challenge.expires_at,
         }
-        await self._database.write(lambda session: session.connection().execute(_ISSUE, values))
+        await self._database.write_rows(lambda connection: connection.execute(_ISSUE, values))
 
     async def redeem(self, challenge_id: str, at: datetime) -> Challenge | ChallengeOutcome:
         """See ``ports.ChallengeStore``.
@@ -50,7 +49,7 @@ class Challenges:
         """
         if not storable(challenge_id):
             return ChallengeOutcome.UNKNOWN
-        return await self._database.write(lambda session: _redeem(session, challenge_id, at))
+        return await self._database.write_rows(lambda connection: _redeem(connection, challenge_id, at))
 
     async def purge(self, before: datetime) -> int:
         """See ``ports.ChallengeStore``."""
@@ -58,8 +57,7 @@ class Challenges:
         return await self._database.write(lambda session: len(session.scalars(gone).all()))
 
 
-def _redeem(session: Session, challenge_id: str, at: datetime) -> Challenge | ChallengeOutcome:
-    connection = session.connection()
+def _redeem(connection: Connection, challenge_id: str, at: datetime) -> Challenge | ChallengeOutcome:
     row = connection.execute(_REDEEM, {"wanted": challenge_id, "at": at}).one_or_none()
     if row is not None:
         return _challenge(row)

@@ -114,6 +114,16 @@ class Database:
         with _boundary():
             return await self._writer.run(work)
 
+    async def read_rows(self, work: Callable[[Connection], T]) -> T:
+        """Do as ``read`` for work that knows rows and no objects; it costs less."""
+        with _boundary():
+            return await self._reader.run_rows(work)
+
+    async def write_rows(self, work: Callable[[Connection], T]) -> T:
+        """Do as ``write`` for work that knows rows and no objects; it costs less."""
+        with _boundary():
+            return await self._writer.run_rows(work)
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Steps]:
         """Open one snapshot. Raise as ``read``."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, insert, select, tuple_
+from sqlalchemy import Connection, Select, bindparam, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -60,13 +60,12 @@ class Records:
         # In one order on every replica, or two that share payloads could wait for each other.
         kept = [{"sha256": digest, "stored_at": record.at, "content": contents[digest]} for digest in sorted(contents)]
 
-        def append(session: Session) -> None:
-            connection = session.connection()
+        def append(connection: Connection) -> None:
             for statement, rows in ((self._store_once, kept), (_APPRAISAL, [columns]), (_FINDINGS, findings), (_IMAGES, images)):
                 if rows:
                     connection.execute(statement, rows)
 
-        await self._database.write(append)
+        await self._database.write_rows(append)
 
     async def append_release(self, release: ReleaseRecord, *, registry_sequence: int) -> None:
         """See ``ports.RecordWriter``. Raise ``Conflict`` also if no appraisal on record allows the release."""
@@ -80,9 +79,8 @@ class Records:
             "registry_sequence": registry_sequence,
         }
 
-        def append(session: Session) -> None:
-            hold_registry(session)
-            connection = session.connection()
+        def append(connection: Connection) -> None:
+            hold_registry(connection)
             found = connection.execute(_SEQUENCE_AND_VERDICT, {"appraisal": release.appraisal_id}).one_or_none()
             present = known_sequence(found.sequence if found else None)
             if present != registry_sequence:
@@ -93,7 +91,7 @@ class Records:
                 raise Conflict("store.conflict", "no appraisal on record allows this release", seen=release.appraisal_id)
             connection.execute(_RELEASE, row)
 
-        await self._database.write(append)
+        await self._database.write_rows(append)
 
 
 class RecordQueries:

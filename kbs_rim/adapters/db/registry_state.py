@@ -10,7 +10,7 @@ on many replicas cannot keep a revocation waiting.
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from kbs_rim.adapters.db.engine import Database
@@ -53,12 +53,10 @@ async def change_registry(database: Database, work: Callable[[RegistryChange], T
     return await database.write(lambda session: work(RegistryChange(session)))
 
 
-def hold_registry(session: Session) -> None:
-    """Exclude every change, but not other releases, until the transaction of ``session`` ends."""
-    if _is_sqlite(session):
-        session.connection()
-    else:
-        session.execute(_SHARE)
+def hold_registry(connection: Connection) -> None:
+    """Exclude every change, but not other releases, until the transaction of ``connection`` ends. On SQLite it does so already."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(_SHARE)
 
 
 def read_sequence(session: Session) -> int:

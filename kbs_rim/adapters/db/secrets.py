@@ -145,7 +145,7 @@ class SecretMaterial:
         """See ``ports.SecretOpener``."""
         if not storable(path):
             raise _unknown()
-        found = await self._database.read(lambda session: session.connection().execute(_NEWEST_MATERIAL, {"wanted": path}).first())
+        found = await self._database.read_rows(lambda connection: connection.execute(_NEWEST_MATERIAL, {"wanted": path}).first())
         if found is None:
             raise NotFound("policy.secret-revoked", "the secret has no active version")
         return SealedVersion(

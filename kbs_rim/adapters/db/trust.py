@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, Text, and_, bindparam, func, or_, select, type_coerce
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Connection, Row, Text, and_, bindparam, func, or_, select, type_coerce
+from sqlalchemy.orm import aliased
 
 from kbs_rim.adapters.db.documents import measurements_of, workload_of
 from kbs_rim.adapters.db.engine import Database, storable
@@ -89,11 +89,10 @@ class Trust:
         for algorithm, digest in digests:
             wanted[algorithm].add(digest)
         name = secret if storable(secret) else ""  # the empty name is nobody's
-        return await self._database.read(lambda session: _view(session, name, wanted, since))
+        return await self._database.read_rows(lambda connection: _view(connection, name, wanted, since))
 
 
-def _view(session: Session, secret: str, wanted: dict[str, set[bytes]], since: int | None) -> TrustView:
-    connection = session.connection()
+def _view(connection: Connection, secret: str, wanted: dict[str, set[bytes]], since: int | None) -> TrustView:
     bound = connection.execute(_SECRET_AND_WORKLOADS, {"secret": secret}).all()
     sequence = known_sequence(bound[0].sequence if bound else None)
     images: dict[str, RegisteredImage] = {}
