@@ -38,6 +38,7 @@ _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
 _NO_REGISTER = 0xFFFFFFFF
 _MAX_TPM_INDEX, _MAX_CC_INDEX = 23, 4
+_PADDING_BLOCK = 4096
 _VMM_TYPES = frozenset({EV_NO_ACTION, EV_EVENT_TAG, EV_POST_CODE2, EV_EFI_PLATFORM_FIRMWARE_BLOB2})
 
 
@@ -101,8 +102,8 @@ class _Cursor:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.offset = 0
-        self._end_of_zeros = len(data.rstrip(b"\x00"))
-        self._end_of_ones = len(data.rstrip(b"\xff"))
+        self._end_of_zeros = _end_without(data, b"\x00")
+        self._end_of_ones = _end_without(data, b"\xff")
 
     def take(self, size: int, what: str) -> bytes:
         end = self.offset + size
@@ -130,6 +131,15 @@ class _Cursor:
     @property
     def at_end(self) -> bool:
         return self.offset == len(self.data)
+
+
+def _end_without(data: bytes, padding: bytes) -> int:
+    """Return where the padding behind ``data`` begins. Most of a log area is padding: it is compared in blocks, not byte by byte."""
+    end, block = len(data), padding * _PADDING_BLOCK
+    while end >= _PADDING_BLOCK and data.endswith(block, 0, end):
+        end -= _PADDING_BLOCK
+    start = max(0, end - _PADDING_BLOCK)
+    return start + len(data[start:end].rstrip(padding))
 
 
 def parse_tcg_log(data: bytes, kind: LogKind, limits: Limits = DEFAULT_LIMITS, *, allow_legacy: bool = False) -> TcgLog:

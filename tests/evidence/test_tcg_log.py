@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kbs_rim.errors import MalformedEvidence
+from kbs_rim.evidence import tcg_log
 from kbs_rim.evidence.tcg_log import LogKind, TcgLog, guess_kind, parse_tcg_log, replay_registers
 from kbs_rim.evidence.tcg_names import TPM_ALGORITHMS
 from kbs_rim.limits import Limits
@@ -400,3 +401,11 @@ def test_flipping_one_byte_of_a_real_log_never_crashes(position, value):
     except MalformedEvidence as error:
         finding = error.finding_id
     assert finding.startswith("log.")
+
+
+@pytest.mark.parametrize("padding", [b"\x00", b"\xff"])
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 8192, 9000])
+@pytest.mark.parametrize("front", [b"", b"\x01", b"log\x00\xff", b"x" * 4096])
+def test_where_padding_begins(front, size, padding):
+    data = front + padding * size
+    assert tcg_log._end_without(data, padding) == len(data.rstrip(padding))
