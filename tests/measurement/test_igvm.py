@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from igvm_forge import context, header, igvm_file, page, platform, policy
 
 from kbs_rim.errors import InvalidDocument
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.measurement.igvm import IgvmType, parse_igvm
 from kbs_rim.measurement.igvm_launch import IgvmPage, read_launch
 from kbs_rim.measurement.rmm import DataCreate, RecCreate
-from tests.igvm_forge import context, header, igvm_file, page, platform, policy
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "images" / "igvm"
 FILE = (VECTORS / "synthetic-cca.igvm").read_bytes()
