@@ -238,6 +238,7 @@ _REM = _entries(8, "measurement-refused", (
     ("rem.secure-boot", "Secure Boot is not in the state, or its keys are not those, that the workload demands.", "See runtime.secure_boot of the workload."),
     ("rem.authority", "An image was vouched for by a key, or under a revocation level, that the workload does not list.", "See runtime.secure_boot.authorities of the workload."),
     ("rem.ima", "IMA measured a file that the workload does not list.", "See runtime.ima of the workload."),
+    ("rem.event-order", "An image was measured after the firmware had handed over to a kernel, so it started nothing.", "Whatever runs in the realm added it. Do not trust this boot; look at the order of the events in its log."),
     ("rem.register", "A log of runtime measurements has an event that would extend the RIM.", "Only the RMM extends the RIM: the log is damaged or hostile, or counts other registers."),
     ("rpv.mismatch", "The realm personalization value is not the expected one.", "The host chose another RPV."),
     ("mec.policy", "The realm's memory is not encrypted with a private key.", "Start the realm with a private MEC policy."),

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kbs_rim.appraisal.event_classes import ClassifiedEvent, EventClass, classify_events, counts_by_class
-from kbs_rim.appraisal.event_meaning import REM0, REM2, Meaning
+from kbs_rim.appraisal.event_meaning import REM0, REM1, REM2, Meaning
+from kbs_rim.appraisal.event_order import BootOrder, counted_images
 from kbs_rim.appraisal.findings import Finding, Severity, errors_of
 from kbs_rim.appraisal.measured_images import MeasuredImages
 from kbs_rim.appraisal.registered_image import ImageState, RegisteredImage
@@ -67,10 +68,12 @@ def judge_runtime(
         return RuntimeOpinion((*notes, *findings, *replay_findings))
     events = [event for label, log in used for event in reader.events(log, label, rems, matched.ima)]
     classified = classify_events(events, rules, images, claims.hash_algorithm, limits, loaded=loaded)
+    order = BootOrder.of(classified, claims.hash_algorithm)
     judged = (
         *_limited(_judge_events(classified, rules), limits),
         *_judge_images(classified),
-        *_judge_missing(classified, rules),
+        *_judge_order(classified, order),
+        *_judge_missing(classified, rules, order, rems),
     )
     return RuntimeOpinion((*notes, *findings, *judged), classified, _facts(classified, used, matched))
 
@@ -193,17 +196,29 @@ def _judge_images(events: Sequence[ClassifiedEvent]) -> Iterator[Finding]:
         yield Finding("rem.image-deprecated", f"{event.what} is deprecated", Severity.WARNING, seen=image_id, where=where)
 
 
+def _judge_order(events: Sequence[ClassifiedEvent], order: BootOrder) -> Iterator[Finding]:
+    late = {event.image.id: event for event in order.too_late(events) if event.image is not None}
+    for image_id, event in late.items():
+        message = f"{event.what} was measured when firmware had handed over: whoever measured it, no firmware started it"
+        yield Finding(
+            "rem.event-order", message, expected="no image behind Exit Boot Services", where={**event.logged.where, "image": image_id}
+        )
+
+
 # --- what must be there -----------------------------------------------------------------------------------------------
 
 
-def _judge_missing(events: Sequence[ClassifiedEvent], rules: RuntimeRules) -> Iterator[Finding]:
-    seen = {event.role for event in events if event.kind is EventClass.IMAGE}
+def _judge_missing(events: Sequence[ClassifiedEvent], rules: RuntimeRules, order: BootOrder, rems: Sequence[int]) -> Iterator[Finding]:
+    measured = {event.role for event in events if event.kind is EventClass.IMAGE}
+    seen = {event.role for event in counted_images(events, order, rems)}
     for rule in rules.images:
         if rule.required and rule.role not in seen:
-            message = f"the workload requires one of its images for the role {rule.role} in the REMs, and none was measured"
+            why = "none was measured" if rule.role not in measured else "what was measured did not start this realm: the order is another"
+            message = f"the workload requires one of its images for the role {rule.role} in the REMs, and {why}"
             yield Finding("rem.image-missing", message, expected=_names(rule), where={"role": rule.role.value})
+    in_time = {(event.logged.rem, event.logged.digest.hex()) for at, event in enumerate(events) if not _behind_exit(order, at, event)}
     for named in rules.digests:
-        if named.required and not any(event.logged.rem == named.rem and event.logged.digest.hex() == named.digest for event in events):
+        if named.required and (named.rem, named.digest) not in in_time:
             message = f"a digest that the workload requires in REM{named.rem} was not measured: {named.comment or named.type}"
             yield Finding("rem.event-missing", message, expected=named.digest, where={"rem": named.rem})
     yield from _judge_missing_command_line(events, rules)
@@ -211,6 +226,10 @@ def _judge_missing(events: Sequence[ClassifiedEvent], rules: RuntimeRules) -> It
     for rem in rules.separators:
         if not any(event.logged.rem == rem and event.means(Meaning.SEPARATOR) for event in events):
             yield Finding("rem.event-missing", f"REM{rem} has no separator", expected="a separator", where={"rem": rem})
+
+
+def _behind_exit(order: BootOrder, at: int, event: ClassifiedEvent) -> bool:
+    return event.logged.rem == REM1 and at > order.left
 
 
 def _names(rule: RuntimeImageRule) -> str:
