@@ -57,6 +57,8 @@ def read_regenerated_tree(plan: BootPlan, definitions: Iterable[Definition], reg
                 return _found(loaded, wanted, limits)
         except (InvalidDocument, MalformedEvidence) as problem:
             problems.append(problem.message)
+        except ValueError as problem:  # an address of the log that has no room in a tree
+            problems.append(str(problem))
         else:
             computed.append(f"{wanted.algorithm.digest(made).hex()}, {len(made)} bytes")
     if not computed and not problems:
