@@ -38,7 +38,7 @@ from kbs_rim.ports import (
 from kbs_rim.sealing.guest_key import GuestKey, SealingAlgorithm, commitment, parse_guest_key
 from kbs_rim.sealing.jwe import SealedSecret, seal
 from kbs_rim.services.allowance import Allowance
-from kbs_rim.services.exchange import BusyError, Exchange, RefusedError, Release, Stage, commits_to_its_key, present
+from kbs_rim.services.exchange import BusyError, Exchange, RefusedError, Release, Stage, key_of, present, sealing_key
 from kbs_rim.services.secrets import ReleaseVault
 from kbs_rim.services.trust_lookup import Trust, TrustLookup
 
@@ -165,8 +165,8 @@ class Broker:
         ticket = self._ticket()
         if isinstance(redeemed, Challenge):
             self._outstanding.give_back(challenge_id)
-            attempt = Exchange(redeemed, request_id, ticket)
-            if not commits_to_its_key(redeemed):
+            attempt = Exchange(redeemed, request_id, ticket, key=key_of(redeemed))
+            if attempt.key is None:
                 await self._refuse(attempt, (Finding("challenge.altered", "the stored challenge is not one to the stored key"),))
             return attempt
         finding = f"challenge.{redeemed.value}"
@@ -196,15 +196,14 @@ class Broker:
     async def _read(self, attempt: Exchange, media_type: str, body: bytes) -> None:
         """Steps 1, 2 and 4: envelope, token and log, decoded strictly."""
         attempt.payloads["body"] = body
+
+        def read() -> None:
+            evidence = attempt.receive(parse_evidence(media_type, body, self._policy.limits))
+            attempt.token = parse_cca_token(evidence.token, self._policy.limits)
+
         try:
             with Stage(attempt, "read", self._observe):
-                # Base64 of two megabytes takes as long as a hundred small requests.
-                attempt.evidence = await self._read_off_loop(lambda: parse_evidence(media_type, body, self._policy.limits))
-                attempt.payloads = {"token": attempt.evidence.token}
-                attempt.payloads.update({f"log.{label.value}": data for label, data in attempt.evidence.logs})
-                if attempt.evidence.device_tree is not None:
-                    attempt.payloads["device-tree"] = attempt.evidence.device_tree
-                attempt.token = parse_cca_token(attempt.evidence.token, self._policy.limits)
+                await self._read_off_loop(read)  # base64 of two megabytes takes as long as a hundred small requests
         except MalformedEvidence as error:
             await self._refuse(attempt, (Finding.from_error(error), Finding("platform.not-judged", "the token could not be read")))
 
@@ -291,8 +290,7 @@ class Broker:
     async def _hand_out(self, attempt: Exchange, secret: str, sequence: int) -> Release:
         """Unwrap, seal, commit the release, and only then return. The plaintext lives in this function."""
         try:
-            # Again: the replica that gave the challenge may allow what this one does not.
-            key = parse_guest_key(attempt.challenge.jwk, allow_rsa1_5=self._policy.allow_rsa1_5)
+            key = sealing_key(attempt, allow_rsa1_5=self._policy.allow_rsa1_5)
             with Stage(attempt, "seal", self._observe):
                 version, plaintext = await self._vault.open(secret)
                 sealed = _seal(key, plaintext)

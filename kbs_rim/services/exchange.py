@@ -12,7 +12,7 @@ from kbs_rim.evidence.cca_token import CcaToken
 from kbs_rim.evidence.envelope import Evidence
 from kbs_rim.measurement.boot_plan import BootPlan
 from kbs_rim.ports import Challenge, VerifierAnswer
-from kbs_rim.sealing.guest_key import commitment, parse_guest_key
+from kbs_rim.sealing.guest_key import GuestKey, SealingAlgorithm, commitment, parse_guest_key
 from kbs_rim.sealing.jwe import SealedSecret
 
 _T = TypeVar("_T")
@@ -56,8 +56,17 @@ class Exchange:
     plan: BootPlan | None = None
     log_findings: tuple[Finding, ...] = ()
     answer: VerifierAnswer | None = None
+    key: GuestKey | None = None
     payloads: dict[str, bytes] = field(default_factory=dict)
     durations_us: dict[str, int] = field(default_factory=dict)
+
+    def receive(self, evidence: Evidence) -> Evidence:
+        """Keep what came in the body, and its pieces for the record in place of the body."""
+        self.payloads = {"token": evidence.token, **{f"log.{label.value}": data for label, data in evidence.logs}}
+        if evidence.device_tree is not None:
+            self.payloads["device-tree"] = evidence.device_tree
+        self.evidence = evidence
+        return evidence
 
 
 class Stage:
@@ -76,13 +85,24 @@ class Stage:
         self._observe(self._name, elapsed_ns / 1e9)
 
 
-def commits_to_its_key(challenge: Challenge) -> bool:
-    """Whether a stored challenge is one to the key stored with it: who can write to the database must not swap the key."""
+def key_of(challenge: Challenge) -> GuestKey | None:
+    """Return the guest's key if a stored challenge is one to it: who can write to the database must not swap the key.
+
+    RSA1_5 is let through: whether anything is sealed to it is asked when something is (``sealing_key``).
+    """
     try:
         key = parse_guest_key(challenge.jwk, allow_rsa1_5=True)
-        return hmac.compare_digest(commitment(challenge.salt, key.thumbprint), challenge.value)
+        return key if hmac.compare_digest(commitment(challenge.salt, key.thumbprint), challenge.value) else None
     except (RefusedKey, ValueError):
-        return False
+        return None
+
+
+def sealing_key(attempt: Exchange, *, allow_rsa1_5: bool) -> GuestKey:
+    """Return the key to seal to. Raise ``RefusedKey``: the replica that gave the challenge may allow what this one does not."""
+    key = present(attempt.key)
+    if key.algorithm is SealingAlgorithm.RSA1_5 and not allow_rsa1_5:
+        raise RefusedKey("key.legacy", "RSA1_5 is switched off")
+    return key
 
 
 def present(value: _T | None) -> _T:
