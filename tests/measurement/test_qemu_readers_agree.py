@@ -35,8 +35,8 @@ CACHES = CpuCaches(64, 65536, 256, 64, 65536, 256)
 LIBVIRT = json.loads((Path(__file__).parent.parent / "vectors" / "images" / "libvirt-argv.json").read_text())["cases"]
 
 ONLY_WITHOUT_THE_TREE = re.compile(
-    r"-append: QEMU wants|-initrd: (?:QEMU wants|it does not fit)|-object size|-device \S+: (?:what it adds|write where)|-global|"
-    r"-(?:machine |M )?dtb:|-incoming|-loadvm|-accel|"
+    r"-append: QEMU wants|-initrd: (?:QEMU wants|it does not fit)|-object size|-device \S+: (?:what it adds|write where|on the root)|"
+    r"-global|-(?:machine |M )?dtb:|-incoming|-loadvm|-accel|"
     r"-cpu (?:aarch64|lpa2)|-cpu: (?:with KVM|is missing)|-numa|-m: from|-m slots: QEMU wants"
 )
 """What only the reader for the tree refuses: QEMU itself would, the tree is another one, or what it adds to the tree is not known."""
