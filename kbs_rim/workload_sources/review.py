@@ -119,6 +119,8 @@ def _left_open(subject: DraftSubject, draft: Draft) -> Iterator[str]:
         yield "the PMU: a host that has one gives it to the realm, which this workload refuses. Write pmu=off, or name the host"
     if not subject.hosts and vm.limits.sve_vl is None and not vm.sve_switches and vm.vmm != "cloud-hypervisor":
         yield "SVE: a host that has it gives it to the realm, which this workload refuses. Switch it off, or name the host"
+    sizes = ", ".join(map(str, subject.page_sizes))
+    yield f"the hosts' page size: taken for {sizes} bytes (--page-size)"
     orders = ", ".join(order.value for order in draft.workload.rmm.orders)
     yield f"the order of operations: {orders} are tried. RIMs shown here are in the order of {profile.name}"
     if not vm.measurement_log and draft.workload.definition is None:
