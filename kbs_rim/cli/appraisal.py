@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from kbs_rim.cli.admin_client import connect, connected, print_json, print_table
-from kbs_rim.cli.explain_view import measured_images, runtime_summary, verifier_problem
+from kbs_rim.cli.explain_view import definition_summary, measured_images, runtime_summary, verifier_problem
 
 
 @click.group(name="appraisal")
@@ -61,6 +61,8 @@ def show(ticket: str, url: str, token_file: Path | None, ca_file: Path | None, *
     }
     if problem := verifier_problem(facts):
         overview["verifier says"] = problem
+    if derived := definition_summary(facts):
+        overview["from the definition"] = derived
     if runtime := runtime_summary(facts):
         overview["REMs by logs"] = runtime
     print_table("", ("", ""), overview.items())

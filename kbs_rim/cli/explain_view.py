@@ -102,6 +102,22 @@ def verifier_problem(facts: dict[str, Any]) -> str | None:
     return printable(str(problem)) if problem else None
 
 
+def definition_summary(facts: dict[str, Any]) -> str | None:
+    """Return what came of a search among the VMs that the workload defines, in one line; None if a log came."""
+    found = facts.get("definition")
+    if not found:
+        return None
+    again = ", as was found before" if found["remembered"] else ""
+    if "vm" not in found:
+        return f"none of {found['vms']} VMs, {found['tried']} of them tried{again}"
+    vm = found["vm"]
+    size = f"{vm['ram'] >> 30} GiB" if not vm["ram"] % (1 << 30) else f"{vm['ram'] >> 20} MiB"
+    sve = f"SVE {vm['sve_bits']} bits" if vm["sve_bits"] else "SVE off"
+    pmu = "PMU off" if vm["pmu_counters"] is None else f"PMU with {vm['pmu_counters']} counters"
+    command_line = "" if vm["bootargs"] is None else f", command line {printable(vm['bootargs'])!r}"
+    return f"VM {found['number']} of {found['vms']}{again}: {vm['cpus']} vCPUs, {size}, {sve}, {pmu}{command_line}"
+
+
 def runtime_summary(facts: dict[str, Any]) -> str | None:
     """Return what the record says of the REMs that logs explain, in one line; None if logs explain none."""
     runtime = facts.get("runtime")
@@ -124,6 +140,8 @@ def print_explanation(answer: dict[str, Any]) -> None:
     click.echo(f"{record['verdict']}: secret {record['secret'] or 'unknown'}, workload {record['workload'] or 'none'}, {record['at']}")
     if problem := verifier_problem(record["facts"]):
         click.echo(f"The verifier says: {problem}")
+    if derived := definition_summary(record["facts"]):
+        click.echo(f"No log; from the workload's definition: {derived}")
     if runtime := runtime_summary(record["facts"]):
         click.echo(f"REMs by logs: {runtime}")
     for register, event, role, what, _ in measured_images(record["facts"]):

@@ -49,6 +49,7 @@ _VM_OPTIONS: tuple[_Decorator, ...] = (
     click.option("--pmu", is_flag=True, help="Give the realm a PMU."),
     click.option("--no-its", is_flag=True, help="No interrupt translation service."),
     click.option("--no-log", is_flag=True, help="Reserve no log area (the log is written all the same)."),
+    click.option("--without-log", is_flag=True, help="The VMM knows no log: no area for one, and none is sent."),
     click.option("--breakpoints", type=click.IntRange(2, 64), default=2, show_default=True),
     click.option("--watchpoints", type=click.IntRange(2, 64), default=2, show_default=True),
     click.option("--pmu-counters", type=click.IntRange(0, 31), default=0, show_default=True),
@@ -119,6 +120,8 @@ def command(**options: Any) -> int:
         raise click.UsageError(f"--challenge takes {_CHALLENGE_SIZE} bytes, not {len(challenge)}")
     if challenge is None and (options["token_out"] or options["evidence_out"]):
         raise click.UsageError("a token answers a challenge: give --challenge")
+    if options["without_log"] and options["log_out"]:
+        raise click.UsageError("there is no log to write --without-log")
     realm = _realm(options)
     _write_files(realm, options)
     document = _describe(realm)
@@ -172,6 +175,7 @@ def _simulation(options: dict[str, Any]) -> "Simulation":
         disk=_disk(options),
         boot_lie=lie if isinstance(lie, BootLie) else None,
         send_tree=TreeDelivery(options["send_dtb"]),
+        send_log=not options["without_log"],
         extends=options["extends"],
     )
 
@@ -197,7 +201,7 @@ def _definition(options: dict[str, Any]) -> "VmDefinition":
         host=host,
         pmu=options["pmu"],
         its=not options["no_its"],
-        measurement_log=not options["no_log"],
+        measurement_log=not (options["no_log"] or options["without_log"]),
         rpv=options["rpv"],
         memory_private=options["private_memory"],
     )

@@ -60,6 +60,7 @@ class Simulation:
     """Everything that decides a simulated realm. ``extends`` are (index 1-4, value) pairs that the running realm makes.
 
     ``disk`` is what the firmware boots and measures; without one it measures nothing. ``boot_lie`` is about that boot.
+    ``send_log`` False: the VMM wrote no log, as the newest do.
     """
 
     script: HostScript
@@ -73,6 +74,7 @@ class Simulation:
     boot_lie: BootLie | None = None
     extends: tuple[tuple[int, bytes], ...] = ()
     send_tree: TreeDelivery = TreeDelivery.NONE
+    send_log: bool = True
 
 
 class SimulatedRealm:
@@ -179,7 +181,7 @@ class SimulatedRealm:
     def evidence(self, challenge: bytes) -> Evidence:
         """Return token, VMM log and firmware's log, as the guest sends them, and the device tree if it is told to."""
         tree = bytes(self.built.load(DEVICE_TREE).data) if self.simulation.send_tree is TreeDelivery.ENVELOPE else None
-        logs = [(LogKind.VMM, self.log)]
+        logs = [(LogKind.VMM, self.log)] if self.simulation.send_log else []
         if self.cc_log is not None:
             logs.append((LogKind.CC, self.cc_log))
         return Evidence(self.token(challenge), tuple(logs), tree)

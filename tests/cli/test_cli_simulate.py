@@ -173,3 +173,15 @@ def test_the_device_tree_goes_where_it_is_told_to(capsys, tmp_path, kernel, init
         evidence = parse_evidence(EVIDENCE_JSON_TYPE, sent.read_bytes())
         assert (evidence.device_tree == tree.read_bytes()) == (way == "envelope")
         assert (tree.read_bytes().rstrip(b"\0") in log.read_bytes()) == (way == "log")
+
+
+def test_a_realm_of_a_vmm_without_log(capsys, tmp_path, kernel, initrd):
+    """The evidence has none, and the RIM is that of a VM that has no room for one."""
+    evidence = tmp_path / "evidence"
+    options = ("--challenge", CHALLENGE, "--evidence-out", evidence, "--json")
+    code, out, err = run(capsys, *vm("qemu", kernel, initrd, "--without-log", *options))
+    assert (code, err) == (0, "")
+    assert parse_evidence(EVIDENCE_JSON_TYPE, evidence.read_bytes()).logs == ()
+    _, plain, _ = run(capsys, *vm("qemu", kernel, initrd, "--no-log", "--json"))
+    assert json.loads(out)["rim"] == json.loads(plain)["rim"]
+    assert run(capsys, *vm("qemu", kernel, initrd, "--without-log", "--log-out", tmp_path / "log"))[0] == 64

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from kbs_rim.cli.explain_view import compare_images, measured_images, print_explanation, runtime_summary
+from kbs_rim.cli.explain_view import compare_images, definition_summary, measured_images, print_explanation, runtime_summary
 from kbs_rim.measurement.image import measure_image
 
 FACTS = {
@@ -100,3 +100,25 @@ def test_a_place_is_told_from_the_large_to_the_small(capsys):
     reasons = [{"finding": finding, "title": "t", "remedy": "r", "hints": [], "nearest": []}]
     print_explanation({"appraisal": record, "reasons": reasons, "differences": []})
     assert "  where: event 5, node /chosen, property linux,initrd-start, address 0x48000000, z 1\n" in capsys.readouterr().out
+
+
+# --- realms without a log -----------------------------------------------------------------------------------------------
+
+VM = {"cpus": 4, "ram": 2 << 30, "sve_bits": 0, "pmu_counters": None, "bootargs": "ro\x1b[2J"}
+
+
+def test_the_vm_of_a_definition_is_told(capsys):
+    facts = {"definition": {"vms": 96, "tried": 17, "number": 17, "remembered": False, "vm": VM}}
+    record = {"verdict": "allowed", "secret": "s", "workload": "w", "at": "now", "facts": facts}
+    print_explanation({"appraisal": record, "reasons": [], "differences": []})
+    shown = capsys.readouterr().out
+    assert "No log; from the workload's definition: VM 17 of 96: 4 vCPUs, 2 GiB, SVE off, PMU off, command line" in shown
+    assert "\x1b" not in shown
+    other = {**VM, "ram": 512 << 20, "sve_bits": 512, "pmu_counters": 6, "bootargs": None}
+    told = definition_summary({"definition": {"vms": 96, "tried": 1, "number": 2, "remembered": True, "vm": other}})
+    assert told == "VM 2 of 96, as was found before: 4 vCPUs, 512 MiB, SVE 512 bits, PMU with 6 counters"
+
+
+def test_a_search_that_failed_says_how_much_was_tried():
+    assert definition_summary({"definition": {"vms": 96, "tried": 80, "remembered": False}}) == "none of 96 VMs, 80 of them tried"
+    assert definition_summary({}) is None

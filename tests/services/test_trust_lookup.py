@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kbs_rim.adapters.db import Store, open_store
-from kbs_rim.appraisal.workload import Role
+from kbs_rim.appraisal.workload import Role, Workload, parse_workload, workload_document
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import DEFAULT_LIMITS
 from kbs_rim.ports import ImageState
@@ -138,3 +138,33 @@ async def test_only_present_bindings_and_revisions_count(furnished: Store) -> No
 async def test_a_secret_that_there_is_not_still_gives_a_view(furnished: Store, name: str) -> None:
     view = await furnished.trust.view(name, [], since=None)
     assert (view.secret, view.workloads, view.sequence) == (None, (), 6)
+
+
+def defining(name: str, **definition) -> Workload:
+    """A workload that defines its VM."""
+    table = {"vmm": "qemu", "cpus": [1], "ram": [1 << 28], "device_trees": ["registered"], "breakpoints": [2], "watchpoints": [2]}
+    plain = workload_document(workload(name, KERNEL, TREE))
+    memory = {**plain["memory"], "size": {"min": 0, "max": 1 << 40}}
+    return parse_workload({**plain, "memory": memory, "definition": {**table, **definition}})
+
+
+async def test_without_a_log_the_images_of_definitions_are_read_and_no_others(furnished: Store) -> None:
+    lookup = lookup_of(furnished)
+    assert (await lookup.read("c", None)).images == ()
+    await furnished.workloads.add_workload(defining("web", without_log=False), change())
+    assert (await lookup.read("c", None)).images == ()
+    await furnished.workloads.add_workload(defining("web", without_log=True), change())
+    trust = await lookup.read("c", None)
+    assert {image.id for image in trust.images} == {KERNEL.id, TREE.id}
+    assert [candidate.revision for candidate in trust.candidates] == [3]
+    await furnished.workloads.retire_workload("web", change())
+    assert (await lookup.read("c", None)).images == ()
+
+
+async def test_a_revocation_between_the_two_looks_is_seen_by_both(furnished: Store) -> None:
+    await furnished.workloads.add_workload(defining("web", without_log=True), change())
+    lookup = await filled(furnished)
+    await furnished.images.set_image_state(TREE.id, ImageState.REVOKED, "CVE", change())
+    trust = await lookup.read("c", None)
+    assert {image.id: image.state for image in trust.images} == {KERNEL.id: ImageState.ACTIVE, TREE.id: ImageState.REVOKED}
+    assert held(lookup) == {"kernel", "other"}
