@@ -37,6 +37,9 @@ def _images(learned: Learned, registered: Sequence[str] | None) -> Iterator[str]
     roles = {lesson.key for lesson in learned.lessons if lesson.image is not None}
     if not any(f"images, {role}" in roles for role in _STARTED):
         yield "no program that the firmware started is known: the rules do not say what boots"
+    for rule in learned.table.get("images", ()):
+        if not rule.get("required", True):
+            yield f"images of the role {rule['role']} were measured, but not when they could have started this realm: they are not required"
     for image in learned.images:
         if registered is not None and image.id not in registered:
             yield f"{_named(image)} is not registered: kbs-rim image add FILE --role {_role(image, learned)}"

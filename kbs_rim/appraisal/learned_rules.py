@@ -10,6 +10,7 @@ from typing import Any
 
 from kbs_rim.appraisal.event_classes import fitting_roles
 from kbs_rim.appraisal.event_meaning import BINDING, EventMeaning, Meaning, ima_entry
+from kbs_rim.appraisal.findings import Finding
 from kbs_rim.appraisal.measured_images import WHOLE, KnownDigest, MeasuredImages
 from kbs_rim.appraisal.registered_image import ImageState, RegisteredImage
 from kbs_rim.appraisal.rule_values import Role
@@ -23,6 +24,8 @@ from kbs_rim.evidence.tcg_structures import parse_tagged_event
 
 LOOSE_KEYS = ("boot-variables", "partition-tables", "authorities", "ima")
 """Keys that may be learnt as ``"any"``: what well-formed things of these kinds say is then not looked at."""
+_MOST_TEXTS, _LINE_LENGTH = 256, 1024
+"""Of each list of texts in the table, and of each text; what is more becomes a digest."""
 _SHORT = 16
 """A variable with fewer bytes than these is named by the whole event: such contents could be another variable's as well."""
 _TYPE_LENGTH, _COMMENT_LENGTH = 64, 200
@@ -39,10 +42,13 @@ _ROLE_OF_MATERIAL = {
 
 @dataclass(slots=True)
 class RuleDraft:
-    """A ``runtime`` table while it grows. ``images`` are ids by role; the other members are keys of the table."""
+    """A ``runtime`` table while it grows. ``images`` are ids by role, ``optional`` the roles that need not appear; the other members are
+    keys of the table.
+    """
 
     loose: frozenset[str] = frozenset()
     images: dict[Role, list[RegisteredImage]] = field(default_factory=dict)
+    optional: set[Role] = field(default_factory=set)
     command_lines: list[str] = field(default_factory=list)
     grub_commands: list[str] = field(default_factory=list)
     firmware_versions: list[str] = field(default_factory=list)
@@ -63,7 +69,7 @@ class RuleDraft:
         named = {
             "rem": event.rem,
             "digest": event.digest.hex(),
-            "type": printable(event.event.type_name, _TYPE_LENGTH),
+            "type": printable(event.event.type_name, _TYPE_LENGTH).encode("ascii", "replace").decode(),
             "comment": printable(comment, _COMMENT_LENGTH),
             "required": True,
         }
@@ -88,9 +94,7 @@ class RuleDraft:
         """Return the table. ``command_line`` has parameters instead of the exact lines that were seen, if it is not empty."""
         table: dict[str, Any] = {"logs": list(logs)}
         if self.images:
-            table["images"] = [
-                {"role": role.value, "images": [image.id for image in self.images[role]]} for role in Role if role in self.images
-            ]
+            table["images"] = [self._image_rule(role) for role in Role if role in self.images]
         if command_line:
             table["command_line"] = dict(command_line)
         elif self.command_lines:
@@ -106,6 +110,24 @@ class RuleDraft:
         table["cel"] = [{"rem": rem, "type": kind, "contents": found} for (rem, kind), found in sorted(self.cel.items())]
         table["digests"] = self.digests
         return {key: value for key, value in table.items() if key == "actions" or value not in ([], None)}
+
+    def _image_rule(self, role: Role) -> dict[str, Any]:
+        rule: dict[str, Any] = {"role": role.value, "images": [image.id for image in self.images[role]]}
+        return {**rule, "required": False} if role in self.optional else rule
+
+    def require_less(self, missing: Finding) -> bool:
+        """Do not require what was measured too late to have started the realm; return whether that is what ``missing`` is about."""
+        if missing.id == "rem.image-missing":
+            role = next((role for role in self.images if role.value == missing.where.get("role")), None)
+            if role is None or role in self.optional:
+                return False
+            self.optional.add(role)
+            return True
+        for rule in self.digests:
+            if missing.id == "rem.event-missing" and (rule["rem"], rule["digest"]) == (missing.where.get("rem"), missing.expected):
+                done, rule["required"] = rule["required"], False
+                return bool(done)
+        return False
 
     def _contents(self, key: str, found: list[str]) -> str | list[str]:
         return ("any" if key in self.loose else found) if found else "refuse"
@@ -153,6 +175,11 @@ def _add(known: list[str], value: str) -> None:
         known.append(value)
 
 
+def _is_exact(text: str) -> bool:
+    """Whether a pattern can be made of ``text`` that lets in nothing else."""
+    return "*" not in text and text.isascii() and len(text) <= _LINE_LENGTH and (text.isprintable() or not text)
+
+
 def _sha256(data: bytes) -> str:
     return HashAlgorithm.SHA256.digest(data).hex()
 
@@ -175,9 +202,10 @@ def _text(key: str) -> "_Learner":
     """A learner of whole texts, for a key that has patterns."""
 
     def learn(draft: RuleDraft, meaning: EventMeaning, event: LoggedEvent) -> str:
-        if "*" in meaning.text:
+        known: list[str] = getattr(draft, key)
+        if not _is_exact(meaning.text) or (len(known) >= _MOST_TEXTS and meaning.text not in known):
             return draft.name_digest(event, str(meaning))
-        _add(getattr(draft, key), meaning.text)
+        _add(known, meaning.text)
         return key
 
     return learn
@@ -238,9 +266,9 @@ def _partition_table(draft: RuleDraft, meaning: EventMeaning, _: LoggedEvent) ->
 
 def _agent_event(draft: RuleDraft, meaning: EventMeaning, event: LoggedEvent) -> str:
     line = parse_aael_line(parse_tagged_event(meaning.data).data)
-    if "*" in meaning.text:
-        return draft.name_digest(event, str(meaning))
     rule = {"domain": line.domain, "operation": line.operation, "content": line.content}
+    if not all(map(_is_exact, rule.values())) or (len(draft.aael) >= _MOST_TEXTS and rule not in draft.aael):
+        return draft.name_digest(event, str(meaning))
     if rule not in draft.aael:
         draft.aael.append(rule)
     return "aael"
@@ -252,7 +280,7 @@ def _ima_entry(draft: RuleDraft, meaning: EventMeaning, event: LoggedEvent) -> s
     if entry is not None and entry.path == b"boot_aggregate":
         draft.ima_aggregate = True
         return "ima.boot_aggregate"
-    if entry is None or "*" in meaning.text:
+    if entry is None or not entry.digest or not _is_exact(meaning.text):
         return draft.name_digest(event, str(meaning))
     _add(draft.ima_files.setdefault(meaning.text, []), entry.digest.hex())
     return "ima.files"

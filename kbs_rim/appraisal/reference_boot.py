@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from kbs_rim.appraisal.event_classes import ClassifiedEvent, EventClass, classify_events
 from kbs_rim.appraisal.event_meaning import REM2, Meaning, meanings_of
 from kbs_rim.appraisal.findings import Finding, errors_of
@@ -20,7 +22,7 @@ from kbs_rim.appraisal.runtime_logs import EventReader, LoggedEvent, RuntimeLog,
 from kbs_rim.appraisal.runtime_rules import RuntimeOpinion, judge_runtime
 from kbs_rim.appraisal.runtime_workload import LogRule, RuntimeRules
 from kbs_rim.appraisal.workload import parse_workload
-from kbs_rim.errors import MalformedEvidence
+from kbs_rim.errors import InvalidDocument, MalformedEvidence
 from kbs_rim.evidence.cca_token import RealmClaims
 from kbs_rim.evidence.event_digest import rederive
 from kbs_rim.evidence.event_log import EventLog
@@ -31,6 +33,8 @@ from kbs_rim.measurement.uki import load_options
 
 _NO_IMAGE = "sha256:" + 64 * "0"
 _MOST_FINDINGS = 1 << 20
+_ROUNDS = 4
+"""What is named in one round may be missed in the next one, and what is missed there need not be required."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +108,15 @@ def learn(boot: Boot, choices: Choices | None = None, limits: Limits = DEFAULT_L
     """Learn rules from one boot, as tight as the table can say them, and judge the boot by them. Pure.
 
     Raises ``MalformedEvidence``: ``rem.numbering`` for a log of PCRs that no rule maps, ``rem.replay`` for logs that do not give the
-    signed REMs, ``rem.unexplained`` for logs without any event, and what replaying raises; ``InvalidDocument`` for rules that cannot be.
+    signed REMs, ``rem.unexplained`` for logs without any event, and what replaying raises; ``InvalidDocument`` (``document.workload``) for
+    rules that cannot be, such as too many of one kind.
     """
-    return _Teacher(boot, choices or Choices(), limits).learn()
+    try:
+        return _Teacher(boot, choices or Choices(), limits).learn()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidDocument("document.workload", f"no rules can be made of this boot: runtime.{where}: {first['msg']}") from None
 
 
 class _Teacher:
@@ -128,10 +138,10 @@ class _Teacher:
         self._draft_rules()
         self._find_command_lines()
         opinion = self._judge()
-        if self._choices.accept_unknown:
-            for _ in range(2):  # a command line that is a digest now may have been the one that had to be there
-                self._name_the_rest(opinion)
-                opinion = self._judge()
+        for _ in range(_ROUNDS):
+            if not self._improve(opinion):
+                break
+            opinion = self._judge()
         lessons = tuple(self._lesson(event, opinion) for event in opinion.events)
         refused = {_key(lesson.event) for lesson in lessons if lesson.key is None}
         problems = [finding for finding in errors_of(opinion.findings) if _place(finding) not in refused]
@@ -183,11 +193,19 @@ class _Teacher:
         rules = RuntimeRules.model_validate(self._table(checked=False))
         return classify_events(self._events, rules, self._images, self._boot.algorithm, self._limits, loaded=self._boot.loaded)
 
-    def _name_the_rest(self, opinion: RuntimeOpinion) -> None:
+    def _improve(self, opinion: RuntimeOpinion) -> bool:
+        """Mend the rules where the judge refuses and rules can help; return whether there is anything new to judge."""
+        changed = [self._draft.require_less(finding) for finding in errors_of(opinion.findings)]
+        named = self._choices.accept_unknown and self._name_the_rest(opinion)
+        return any(changed) or named
+
+    def _name_the_rest(self, opinion: RuntimeOpinion) -> bool:
+        before = len(self._draft.digests)
         refused = {place for finding in errors_of(opinion.findings) if (place := _place(finding)) is not None}
         for event in opinion.events:
             if _key(event.logged) in refused:
                 self._keys[_key(event.logged)] = self._draft.name_digest(event.logged, f"accepted unknown: {event.what}")
+        return len(self._draft.digests) > before
 
     # --- the table and its judge --------------------------------------------------------------------------------------
 

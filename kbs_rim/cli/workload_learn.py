@@ -128,16 +128,10 @@ def _choices(options: Mapping[str, Any]) -> "Choices":
 
 
 def _learn(boot: "Boot", options: Mapping[str, Any], registered: list[str] | None) -> "tuple[Learned, tuple[str, ...]]":
-    from pydantic import ValidationError
-
     from kbs_rim.appraisal.learned_review import warnings_of
     from kbs_rim.appraisal.reference_boot import learn as learn_from
-    from kbs_rim.errors import InvalidDocument
 
-    try:
-        learned = learn_from(boot, _choices(options))
-    except ValidationError as error:
-        raise InvalidDocument("document.workload", f"no rules can be made of this boot: {error.errors()[0]['msg']}") from None
+    learned = learn_from(boot, _choices(options))
     return learned, warnings_of(learned, registered)
 
 

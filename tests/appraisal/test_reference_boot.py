@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from measured_boot import LOGS, MAPPING, NAMES, MeasuredBoot, RuntimeStage, blob, pe, read
+from measured_boot import LOGS, MAPPING, NAMES, MeasuredBoot, RuntimeStage, blob, digests_of, pe, read
 from stage import Stage, Vm, error_ids
 
 from kbs_rim.appraisal.event_classes import EventClass
@@ -14,7 +14,7 @@ from kbs_rim.appraisal.registered_image import ImageState
 from kbs_rim.appraisal.rule_values import Role
 from kbs_rim.appraisal.runtime_logs import RuntimeLog, in_rems
 from kbs_rim.appraisal.runtime_workload import LogRule
-from kbs_rim.errors import MalformedEvidence
+from kbs_rim.errors import InvalidDocument, MalformedEvidence
 from kbs_rim.evidence.event_log import EventLog, ImaTemplate, LogFormat, MeasuredEvent, RegisterKind, TcgContent
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.log_label import LogLabel, parse_label
@@ -273,6 +273,32 @@ def test_the_separator_of_an_error_is_never_learnt_by_itself():
     learned = learn_of((0, 4, b"\1\0\0\0", b"\1\0\0\0"))
     assert not learned.complete
     assert "met an error" in learned.unexplained[0].advice
+
+
+def test_what_was_measured_behind_the_boot_is_not_required():
+    """Firmware had handed over: whoever measured the digest then, it did not start the realm."""
+    exit_ = b"Exit Boot Services Invocation"
+    learned = learn_of((1, 0x80000007, exit_, exit_), (1, 5, b"unknown", b"something else"), accept_unknown=True)
+    assert learned.complete
+    assert [rule["required"] for rule in learned.table["digests"]] == [False]
+
+
+def test_a_boot_loader_that_cannot_have_started_the_realm_is_not_required():
+    loader = pe("loader", Role.BOOT_LOADER, authenticode=digests_of(b"loader"))
+    calling, returning = b"Calling EFI Application from Boot Option", b"Returning from EFI Application from Boot Option"
+    events = [(1, 0x80000003, bytes(32), b"loader"), *((1, 0x80000007, text, text) for text in (calling, returning))]
+    learned = learn_of(*events, images=(loader,))
+    assert learned.complete
+    assert learned.table["images"] == [{"role": "boot-loader", "images": [loader.id], "required": False}]
+    assert any("not when they could have started this realm" in text for text in warnings_of(learned))
+
+
+def test_more_texts_than_a_list_takes_become_digests():
+    learned = learn_of(*(grub(f"set a={number}") for number in range(300)))
+    assert learned.complete
+    assert (len(learned.table["grub_commands"]), len(learned.table["digests"])) == (256, 44)
+    with pytest.raises(InvalidDocument, match="no rules can be made of this boot"):
+        learn_of(*(grub(f"set a={number}") for number in range(1400)))
 
 
 def test_a_short_variable_is_named_by_the_whole_event():

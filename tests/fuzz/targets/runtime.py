@@ -1,13 +1,18 @@
 """What was measured into REMs: any log is classified, no label of an event decides, and any bytes have meanings or none."""
 
+import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
 
 from kbs_rim.appraisal.event_classes import ClassifiedEvent, EventClass, classify_events
 from kbs_rim.appraisal.event_meaning import Meaning, meanings_of
+from kbs_rim.appraisal.learned_review import warnings_of
 from kbs_rim.appraisal.measured_images import NO_IMAGES
+from kbs_rim.appraisal.reference_boot import Boot, Choices, learn
 from kbs_rim.appraisal.runtime_logs import EventReader, LoggedEvent, in_rems, read_runtime_logs
 from kbs_rim.appraisal.runtime_workload import LogRule, PcrMapping, RuntimeRules
+from kbs_rim.cli.toml_text import to_toml
+from kbs_rim.errors import InvalidDocument, MalformedEvidence
 from kbs_rim.evidence.envelope import Evidence
 from kbs_rim.evidence.event_log import EventLog, MeasuredEvent, RegisterKind, TcgContent
 from kbs_rim.evidence.event_preimage import preimage_of
@@ -90,6 +95,24 @@ def check_event_meaning(data: bytes) -> object:
     return Judged(str(sorted(kinds)), found)
 
 
+def check_learning(data: bytes) -> object:
+    """The first byte is the label. Rules that are learnt of any log let that log in, under the judge, or it cannot be learnt."""
+    label = _LABELS[data[0] % len(_LABELS) if data else 0]
+    [read] = read_runtime_logs(Evidence(b"token", [(label, data[1:])]), [_OPEN], _LIMITS).logs
+    boot = Boot(logs=[(LogRule(kind=label.format, pcr_mapping=PcrMapping.UEFI_RIM_TO_REM0), read)], algorithm=_SHA256)
+    learned = learn(boot, limits=_LIMITS)
+    for lesson in learned.lessons:
+        require_presentable(lesson.what)
+        require_presentable(lesson.advice)
+    for warning in warnings_of(learned):
+        require_presentable(warning)
+    require(learned.complete == (not learned.unexplained and not learned.problems), "what is missing is said")
+    accepted = learn(boot, Choices(accept_unknown=True), _LIMITS)
+    require(accepted.complete, "whatever was measured can be let in by its digest")
+    require(tomllib.loads(to_toml({"runtime": accepted.table}))["runtime"] == accepted.table, "rules can be written and read")
+    return Judged(str(sorted({lesson.key or "" for lesson in learned.lessons})), learned.table)
+
+
 def log_seeds() -> Iterable[bytes]:
     """Small real logs, and synthetic ones of each kind."""
     names = [label.value for label in _LABELS]
@@ -122,6 +145,15 @@ def meaning_seeds() -> Iterable[bytes]:
 
 TARGETS = (
     Target(name="runtime_log", check=check_runtime_log, seeds=log_seeds, max_bytes=16 * 1024, cpu_ms=300, cpu_ms_per_kib=60),
+    Target(
+        name="learning",
+        check=check_learning,
+        seeds=log_seeds,
+        refusals=(MalformedEvidence, InvalidDocument),
+        max_bytes=16 * 1024,
+        cpu_ms=600,
+        cpu_ms_per_kib=150,
+    ),
     Target(
         name="event_meaning",
         check=check_event_meaning,
