@@ -164,7 +164,8 @@ def read_runtime(
     """
     tables = [candidate.workload.runtime for candidate in candidates if candidate.workload.runtime is not None]
     logs = read_runtime_logs(evidence, tables, limits)
-    return logs, digests_to_look_up(logs, token.realm.claims.hash_algorithm)
+    named = [bytes.fromhex(rule.digest) for table in tables for rule in table.digests]
+    return logs, digests_to_look_up(logs, token.realm.claims.hash_algorithm, named)
 
 
 def worth_replaying(token: CcaToken, plan: BootPlan | None, images: ImageSet) -> bool:

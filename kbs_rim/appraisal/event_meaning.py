@@ -241,16 +241,17 @@ def _agent_event(data: bytes) -> EventMeaning | None:
 
 
 def ima_entry(template: ImaTemplate) -> ImaEntry | None:
-    """Decode an entry of a template that the kernel has, with a printable path; None for others.
+    """Decode an entry of a template that the kernel has, with a file's digest and a printable path; None for others.
 
     The template's name is the log's word, so a format that somebody made up could fit any bytes, and a line feed in a path could make a
-    configuration of GRUB out of an entry. The oldest template has no structure that would tell it from other bytes.
+    configuration of GRUB out of an entry. The oldest template has no structure that would tell it from other bytes. Without a digest in
+    front an entry begins with zeros, which Linux skips before an initrd, and a length that it would take for the head of one.
     """
     if template.name not in TEMPLATES:
         return None
     try:
         entry = decode_entry(template)
-        return entry if entry.path.decode("utf-8").isprintable() else None
+        return entry if entry.digest and entry.path and entry.path.decode("utf-8").isprintable() else None
     except (MalformedEvidence, UnicodeDecodeError):
         return None
 

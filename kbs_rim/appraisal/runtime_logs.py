@@ -12,7 +12,7 @@ from kbs_rim.appraisal.findings import Finding
 from kbs_rim.appraisal.runtime_workload import LogRule, PcrMapping, RuntimeRules
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.envelope import Evidence
-from kbs_rim.evidence.event_log import EventLog, ImaTemplate, LogFormat, MeasuredEvent, RegisterKind, in_measurement_registers
+from kbs_rim.evidence.event_log import EventLog, LogFormat, MeasuredEvent, RegisterKind, in_measurement_registers
 from kbs_rim.evidence.event_preimage import preimage_of
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.evidence.ima_log import ImaBank, in_bank
@@ -96,18 +96,19 @@ def _read(label: LogLabel, data: bytes, limits: Limits | None) -> RuntimeLog:
         return RuntimeLog(label, None, Finding.from_error(error, log=label.value))
 
 
-def digests_to_look_up(logs: RuntimeLogs, algorithm: HashAlgorithm) -> tuple[tuple[HashAlgorithm, bytes], ...]:
+def digests_to_look_up(
+    logs: RuntimeLogs, algorithm: HashAlgorithm, named: Collection[bytes] = frozenset()
+) -> tuple[tuple[HashAlgorithm, bytes], ...]:
     """Return the digests that only the registry can explain, each once: those of events that do not hold what was hashed.
 
-    Anybody can send a log of thousands: no more than ``MOST_LOOKED_UP`` are asked for, and the rest is unknown.
+    Of ``named``, which workloads let in whatever they are of, all that were measured come first: a log that holds the bytes of a revoked
+    image shall not hide it. Anybody can send a log of thousands: no more than ``MOST_LOOKED_UP`` are asked for, and the rest is unknown.
     """
-    events = (event for log in logs.logs if log.log for event in log.log.events if event.measured)
-    wanted = (
-        (algorithm, event.digests[algorithm.tpm_id])
-        for event in events
-        if algorithm.tpm_id in event.digests and not isinstance(event.content, ImaTemplate) and preimage_of(event, algorithm) is None
-    )
-    return tuple(dict.fromkeys(wanted))[:MOST_LOOKED_UP]
+    identifier = algorithm.tpm_id
+    events = [event for log in logs.logs if log.log for event in log.log.events if event.measured and identifier in event.digests]
+    first = {event.digests[identifier] for event in events}.intersection(named)
+    wanted = (event.digests[identifier] for event in events if preimage_of(event, algorithm) is None)
+    return tuple((algorithm, digest) for digest in dict.fromkeys((*sorted(first), *wanted)))[:MOST_LOOKED_UP]
 
 
 def in_rems(log: EventLog, rule: LogRule) -> EventLog | None:

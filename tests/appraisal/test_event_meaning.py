@@ -1,11 +1,12 @@
 """What hashed bytes can mean, register by register; languages that must not meet do not."""
 
+import lzma
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from log_forge import SHA256, tagged
+from log_forge import SHA256, ima_fields, tagged
 
 from kbs_rim.appraisal.event_meaning import BINDING, Meaning, could_name_a_kernel, meanings_of, plain_text, wide_text
 from kbs_rim.appraisal.runtime_logs import LoggedEvent
@@ -115,3 +116,21 @@ def test_what_could_name_a_kernel_is_never_a_mere_command(text):
     if could_name_a_kernel(text) and plain_text(text.encode("utf-8", "replace")) == text:
         assert Meaning.KERNEL_TEXT in kinds(2, text.encode())
     assert Meaning.KERNEL_TEXT in BINDING
+
+
+def test_attack_initrd_dressed_up_as_an_entry_of_ima():
+    """Linux skips zeros before an initrd, and two bytes of a length are the head of an LZMA stream: the same bytes are both."""
+    size = 0x5D00
+    packed = lzma.compress(b"cpio archive with an /init of the host", format=lzma.FORMAT_ALONE)
+    assert packed[:3] == b"\x5d\0\0"
+    entry = ima_fields(b"", b"", packed[3:].ljust(size, b"\0"))
+    unpacked = lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(entry.lstrip(b"\0"))
+    assert unpacked == b"cpio archive with an /init of the host"
+    for name in ("ima-buf", "ima-sig"):
+        assert kinds(2, entry, ImaTemplate(name, entry)) == set()
+
+
+@pytest.mark.parametrize("fields", [(b"", b"/bin/sh\0"), (b"sha256:\0" + bytes(32), b""), (b"sha256:\0" + bytes(32), b"\0")])
+def test_an_entry_of_ima_has_a_digest_and_a_path(fields):
+    entry = ima_fields(*fields)
+    assert kinds(2, entry, ImaTemplate("ima-ng", entry)) == set()

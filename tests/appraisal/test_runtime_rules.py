@@ -367,6 +367,22 @@ def test_attack_thousands_of_look_ups():
     assert len(digests_to_look_up(logs, HashAlgorithm.SHA256)) == MOST_LOOKED_UP
 
 
+def test_attack_revoked_image_hidden_by_its_own_bytes_or_as_an_entry_of_ima():
+    """What a workload names is looked up, even if the log holds what was hashed; and nothing is an entry of IMA because it says so."""
+    rules = RuntimeRules.model_validate(
+        TABLE | {"digests": [{"rem": 2, "digest": digests_of(b"old grub.cfg")[HashAlgorithm.SHA256].hex()}]}
+    )
+    named = [bytes.fromhex(rule.digest) for rule in rules.digests]
+    evidence = Evidence(b"token", [(parse_label("cc"), log_of(*BOOT, (3, IPL, b"old grub.cfg", None)))])
+    logs = read_runtime_logs(evidence, [rules], DEFAULT_LIMITS)
+    assert (HashAlgorithm.SHA256, named[0]) in digests_to_look_up(logs, HashAlgorithm.SHA256, named)
+    digest = digests_of(b"revoked")[HashAlgorithm.SHA256]
+    disguised = cel_tlv([(0, 3, {SHA256: digest}, (7, ("ima-ng", ima_ng(b"/usr/bin/true"))))])
+    table = RuntimeRules.model_validate(TABLE | {"logs": [{"kind": "cel-tlv"}]})
+    logs = read_runtime_logs(Evidence(b"token", [(parse_label("cel-tlv.mr"), disguised)]), [table], DEFAULT_LIMITS)
+    assert (HashAlgorithm.SHA256, digest) in digests_to_look_up(logs, HashAlgorithm.SHA256)
+
+
 def test_attack_logs_that_cost_more_than_they_weigh():
     """As many events as a log may have, each with text that nearly matches many patterns."""
     paths = [{"path": f"/usr/bin/x*{number}", "digests": ["00" * 32]} for number in range(900)]
