@@ -5,7 +5,6 @@ verifier a genuine platform and us a forged realm. So every claim that a decisio
 readings, and a claim that the verifier does not report counts as a difference.
 """
 
-import base64
 import binascii
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ def decode_base64(text: str) -> bytes | None:
     """
     plain = text.replace("-", "+").replace("_", "/").rstrip("=")
     try:
-        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+        return binascii.a2b_base64(plain + "=" * (-len(plain) % 4), strict_mode=True)
     except (binascii.Error, ValueError):
         return None
 

@@ -8,6 +8,8 @@ def printable(text: str, limit: int = 240) -> str:
 
     Longer text is cut to ``limit`` characters and marked with three dots.
     """
+    if len(text) <= limit and text.isprintable():
+        return text
     # Escaping makes text longer, never shorter: what stands behind the limit cannot matter.
     shown = "".join(character if character.isprintable() else _escape(character) for character in text[: limit + 1])
     return shown if len(shown) <= limit and len(text) <= limit else shown[:limit] + "..."
