@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
-from kbs_rim.limits import DEFAULT_LIMITS, GRANULE_SIZE
+from kbs_rim.limits import DEFAULT_LIMITS, GRANULE_SIZE, MIB
 from kbs_rim.measurement.igvm import AARCH64, IgvmFile, IgvmHeader, IgvmType, refuse_igvm
 from kbs_rim.measurement.rmm import DataCreate, RecCreate, RmmOperation
 
@@ -36,6 +36,8 @@ _MEMORY = struct.Struct("<QIIII")
 """address, mask, bytes, flags, reserved."""
 _REGISTERS = struct.Struct("<10Q")
 """x0 to x7, pc, flags; the rest of the page is zero."""
+_LARGEST_PARAMETERS = 16 * MIB
+"""Bytes of all areas together: a few bytes of header stand for any number of pages. A device tree has up to 2 MiB."""
 _LARGE_PAGE, _UNMEASURED, _SHARED = 1, 2, 4
 _IGNORED = frozenset({
     IgvmType.GUEST_POLICY, IgvmType.CORIM_DOCUMENT, IgvmType.CORIM_SIGNATURE, IgvmType.SNP_ID_BLOCK, IgvmType.VBS_MEASUREMENT,
@@ -153,6 +155,7 @@ class _Reader:
         self._used: set[int] = set()
         self._vcpus: set[int] = set()
         self._areas: dict[int, int] = {}
+        self._filled = 0
         self._parameters: list[str] = []
         self._memory: list[tuple[int, int]] = []
 
@@ -198,8 +201,11 @@ class _Reader:
 
     def _read_area(self, header: IgvmHeader) -> None:
         size, index, _offset = _fields(header, _AREA)
-        if index in self._areas or not size or size % GRANULE_SIZE or size // GRANULE_SIZE > DEFAULT_LIMITS.plan_granules:
+        if index in self._areas or not size or size % GRANULE_SIZE:
             raise refuse_igvm(f"the parameter area {index} stands twice, or its size is no whole number of pages")
+        self._filled += size
+        if self._filled > _LARGEST_PARAMETERS:
+            raise refuse_igvm(f"parameter areas have more than {_LARGEST_PARAMETERS} bytes")
         self._areas[index] = size
 
     def _read_insert(self, header: IgvmHeader) -> None:

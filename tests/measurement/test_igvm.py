@@ -123,6 +123,11 @@ def test_what_is_no_launch_of_a_realm_is_refused(headers, words):
     assert words in refusal(igvm_file(headers))
 
 
+def test_attack_a_few_bytes_stand_for_a_million_pages():
+    areas = [header(IgvmType.PARAMETER_AREA, struct.pack("<QII", 1 << 23, number, 0)) for number in range(3)]
+    assert "more than 16777216 bytes" in refusal(igvm_file([platform(), *areas, REC]))
+
+
 def test_a_header_that_is_not_known_may_be_passed_over_if_it_says_so():
     assert read_launch(parse_igvm(igvm_file([platform(), PAGE, header(0x399 | 1 << 31, b""), REC]))).recs
 
