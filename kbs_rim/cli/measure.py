@@ -37,10 +37,10 @@ _OPTIONS = (
     click.option("-c", "--config", "configs", multiple=True, metavar="HOST|FILE",
                  help="Host capabilities: fvp, qemu-max-8.2, kvm, rmm-1.0-eac5, or a TOML file. Repeatable; the lower value counts."),
     click.option("--ipa-bits", type=click.IntRange(32, 52), help="Largest IPA width of the host, in bits."),
-    click.option("--num-bps", type=click.IntRange(2, 64), help="Breakpoints."),
-    click.option("--num-wps", type=click.IntRange(2, 64), help="Watchpoints."),
+    click.option("--num-bps", type=click.IntRange(2, 64), help="Breakpoints of the host."),
+    click.option("--num-wps", type=click.IntRange(2, 64), help="Watchpoints of the host."),
     click.option("--sve-vl", type=click.IntRange(0, 2048), help="Longest SVE vector in bits; 0 for none."),
-    click.option("--pmu-num-ctrs", type=click.IntRange(0, 31), help="PMU counters."),
+    click.option("--pmu-num-ctrs", type=click.IntRange(0, 31), help="PMU counters of the host."),
     click.option("--pmu", type=click.BOOL, help="Whether the host has a PMU for realms (true or false)."),
     click.option("--lpa2", type=click.BOOL, help="Whether the host has LPA2 (true or false)."),
     click.option("--hash-algo", type=click.Choice(_HASHES), help="The realm's hash where the VMM does not choose one."),
@@ -57,11 +57,11 @@ _OPTIONS = (
     click.option("--legacy-comid", "--endorsements-output", type=_FILE, help="Write the CoMID in JSON that cca-realm-measurements writes."),
     click.option("--comid-template", "--endorsements-template", type=_FILE, help="What that CoMID takes its identity from."),
     click.option("--no-measurements", is_flag=True, help="Check the arguments and make the device tree, but hash nothing."),
-    click.option("--print-b64", is_flag=True, help="Print base64 instead of hex."),
+    click.option("--print-b64", is_flag=True, help="Print the registers in base64 instead of hex."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-    click.option("--explain", is_flag=True, help="List each operation with the RIM after it."),
-    click.option("--explain-all", is_flag=True, help="The same, for each RTT entry and granule."),
-    click.option("-q", "--quiet", is_flag=True, help="Do not say what is ignored."),
+    click.option("--explain", is_flag=True, help="List each operation: the RIM after it, how many times it extended the RIM, what it was."),
+    click.option("--explain-all", is_flag=True, help="The same for each RTT entry and granule, which are many."),
+    click.option("-q", "--quiet", is_flag=True, help="Do not say what is ignored, or may not be as meant."),
     click.option("-v", "--verbose", count=True, help="Say where everything lies."),
 )  # fmt: skip
 
@@ -165,11 +165,11 @@ def _measure(ctx: click.Context, vmm: "Vmm", own: dict[str, Any]) -> int:
     subject, notes = _subject(vmm, ctx.meta[_ARGUMENTS], options)
     if ctx.meta.get(_WITHOUT_DASHES):
         notes.insert(0, f"no -- stands there: everything behind {vmm} is taken for its arguments")
+    plan = _plan(subject, options)
     if not options["quiet"]:
         for note in notes:
             click.echo(f"kbs-rim: {note}", err=True)
-    plan = _plan(subject, options)
-    if options["dtb"] is not None:
+    if options["dtb"] is not None and not options["quiet"]:
         for note in tree_notes(plan.layout, subject.definition.topology.count):
             click.echo(f"kbs-rim: --dtb: {note}", err=True)
     if options["output_dtb"] is not None:
@@ -236,12 +236,16 @@ def _profile(vmm: "Vmm", name: str | None) -> "VmmProfile":
 
 def _host(options: dict[str, Any]) -> "HostCapabilities":
     from kbs_rim.calculator_files import load_host_capabilities
+    from kbs_rim.errors import ConfigurationError
     from kbs_rim.evidence.hash_algorithm import HashAlgorithm
     from kbs_rim.measurement.vmm.host_capabilities import HostCapabilities
 
     merged = HostCapabilities()
     for name in options["configs"]:
-        merged = merged.restricted_by(load_host_capabilities(name))
+        try:
+            merged = merged.restricted_by(load_host_capabilities(name))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"--config: {error}") from error
     algorithm = options["hash_algo"]
     given = {name: options[name] for name in _CAPABILITIES}
     try:

@@ -92,23 +92,22 @@ def print_steps(steps: Iterable["Step"], *, err: bool = False) -> None:
 def operation_text(step: "Step") -> str:
     """Return one line that names the operation with all that it measures, but for the bytes of images."""
     from kbs_rim.measurement.rmm import DataCreate, RealmCreate, RecCreate, RipasEntry
-    from kbs_rim.measurement.vmm.operations import MeasuredImage, RunnableRec, UnmeasuredArea
+    from kbs_rim.measurement.vmm.operations import RunnableRec
 
     match step.operation:
         case RealmCreate():
             return "realm_create " + " ".join(f"{name}={value}" for name, value in _raw(step.operation).items())
         case DataCreate():
-            return f"data_create {step.operation.ipa:#x} {'unmeasured' if step.operation.content_digest is None else 'measured'}"
+            measured = "unmeasured" if step.operation.content_digest is None else "measured"
+            return f"data_create {step.operation.ipa:#x} {measured} {step.thing}".rstrip()
         case RipasEntry():
             return f"init_ripas {step.operation.base:#x} {step.operation.top:#x}"
-        case MeasuredImage() | UnmeasuredArea():
-            return f"{step.operation} {step.operation.thing}"
         case RunnableRec():
             return _rec_text(step.operation.rec)
         case RecCreate():
             return _rec_text(step.operation)
         case _:
-            return str(step.operation)
+            return f"{step.operation} {step.thing}".rstrip()
 
 
 def print_json(document: dict[str, Any], steps: Iterable["Step"] | None = None, *, err: bool = False) -> None:

@@ -14,7 +14,14 @@ from kbs_rim.measurement.rem import REMS, RemValues, extend_rem
 from kbs_rim.measurement.rmm import RealmCreate, RealmFlags, RimChain, RmmOperation, RmmVersion
 from kbs_rim.measurement.vmm.layout import plan_layout
 from kbs_rim.measurement.vmm.memory_map import lay_out
-from kbs_rim.measurement.vmm.operations import MeasuredImage, PlannedOperation, padded_granules, plan_operations, rmm_operations
+from kbs_rim.measurement.vmm.operations import (
+    MeasuredImage,
+    PlannedOperation,
+    UnmeasuredArea,
+    padded_granules,
+    plan_operations,
+    rmm_operations,
+)
 from kbs_rim.measurement.vmm.profile import VmLayout, VmRequest, refuse
 from kbs_rim.measurement.vmm.vmm_profile import VmmProfile
 
@@ -42,11 +49,12 @@ class MeasurementPlan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation, how many times the RMM extended the RIM for it, and the RIM after it."""
+    """One operation, how many times the RMM extended the RIM for it, the RIM after it, and what is loaded, if anything is."""
 
     operation: RealmCreate | PlannedOperation | RmmOperation
     extensions: int
     rim: bytes
+    thing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,7 @@ def _perform(
     chain: RimChain, operation: PlannedOperation, granules: Mapping[str, bytes], plan: MeasurementPlan, *, each: bool
 ) -> Iterator[Step]:
     size = plan.algorithm.digest_size
+    thing = operation.thing if isinstance(operation, MeasuredImage | UnmeasuredArea) else ""
     if isinstance(operation, MeasuredImage):
         given = granules.get(operation.thing, b"")
         wanted = -(-(operation.lead + operation.size) // GRANULE_SIZE) * size
@@ -137,7 +146,7 @@ def _perform(
         if not each:
             padded = padded_granules(operation, given, plan.algorithm)
             chain.data_run(operation.start, padded)
-            yield Step(operation, len(padded) // size, chain.value)
+            yield Step(operation, len(padded) // size, chain.value, thing)
             return
     count = 0
     for step in rmm_operations(operation, plan.layout.params.s2sz, granules, plan.algorithm):
@@ -146,9 +155,9 @@ def _perform(
         changed = chain.value != before
         count += changed
         if each:
-            yield Step(step, int(changed), chain.value)
+            yield Step(step, int(changed), chain.value, thing)
     if not each:
-        yield Step(operation, count, chain.value)
+        yield Step(operation, count, chain.value, thing)
 
 
 def _missing(operation: MeasuredImage, given: int, wanted: int) -> InvalidDocument:

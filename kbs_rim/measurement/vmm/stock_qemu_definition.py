@@ -123,7 +123,7 @@ def stock_machine(arguments: StockArguments, version: QemuVersion, files: BootFi
 def _cpu_model(arguments: StockArguments, version: QemuVersion) -> CpuModel:
     if arguments.kvm:
         if arguments.cpu not in ("host", "max"):
-            raise refuse_argument("-cpu", "with KVM only host and max are known")
+            raise refuse_argument("-cpu", "with KVM only host and max are known: write -cpu host")
         return version.cpus["host"]
     if arguments.cpu is None:
         raise refuse_argument("-cpu", "is missing: QEMU's own choice is a 32-bit CPU, whose tree is not known")
