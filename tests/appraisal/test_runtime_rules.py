@@ -1,12 +1,13 @@
 """REMs that logs explain: attacks on them, each named, and what must be there."""
 
 import hashlib
+import lzma
 import struct
 import time
 from dataclasses import replace
 
 import pytest
-from log_forge import SHA256, SHA384, aael_record, cel_cbor, cel_json, cel_tlv, ima_ng, ima_record, tagged, tcg_log
+from log_forge import SHA256, SHA384, aael_record, cel_cbor, cel_json, cel_tlv, ima_fields, ima_ng, ima_record, tagged, tcg_log
 from measured_boot import MeasuredBoot, RuntimeStage, blob, digests_of, extends_of, pe, read, with_logs
 from stage import QEMU_FIRMWARE, Stage, error_ids
 
@@ -633,6 +634,13 @@ def ima_stage(*records: bytes, extended: bytes, ima: dict | None) -> RuntimeStag
     table = {**TABLE, "logs": [{"kind": "cc"}, {"kind": "ima", "pcr_mapping": "uefi"}], "ima": ima}
     sent = [("cc", log_of(*BOOT)), ("ima", b"".join(records))]
     return RuntimeStage(table, sent[:1], IMAGES, sent=sent, extra=((3, extended),))
+
+
+def test_attack_initrd_dressed_up_as_an_entry_of_ima():
+    """Bytes that Linux unpacks as an initrd (see ``test_event_meaning``), in the form of an entry without digest and path."""
+    entry = ima_fields(b"", b"", lzma.compress(INITRD, format=lzma.FORMAT_ALONE)[3:].ljust(0x5D00, b"\0"))
+    stage = ima_stage(ima_record(b"ima-buf", entry), extended=hashlib.sha256(entry).digest(), ima={"mode": "any"})
+    assert ids(stage) == {"rem.event-unknown"}
 
 
 @pytest.mark.parametrize("bank", ["hashed", "padded"])
