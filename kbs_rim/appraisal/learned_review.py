@@ -67,7 +67,7 @@ def _secure_boot(table: Mapping[str, Any]) -> Iterator[str]:
 def _command_line(learned: Learned) -> Iterator[str]:
     rules = learned.table.get("command_line")
     if rules is None:
-        if not any(lesson.key == "the UKI's own command line" for lesson in learned.lessons):
+        if not any("load options" in lesson.what or "command line" in lesson.what for lesson in learned.lessons):
             yield "no command line was measured: nothing says what the kernel obeys"
         return
     if rules.get("measured_by") == "boot-loader":
