@@ -28,6 +28,7 @@ _OPTIONAL = 1 << 31
 _SECTIONS = ((0x1, 0x100), (0x101, 0x200), (0x301, 0x400))
 """Types of platforms, of initialization and of directives; they stand in this order."""
 X64, AARCH64 = 0, 1
+_ZEROS = bytes(GRANULE_SIZE)
 
 
 class IgvmType(IntEnum):
@@ -79,16 +80,18 @@ class IgvmFile:
     payload_start: int
     data: bytes = field(repr=False)
 
-    def page(self, offset: int) -> bytes:
-        """Return the page at a file offset: zeros for offset 0, and behind the end of the file.
+    def page(self, offset: int) -> bytes | memoryview:
+        """Return the page at a file offset: zeros for offset 0, and behind the end of the file. Nothing is copied but a last page.
 
         Raises ``InvalidDocument`` (``document.igvm``) for an offset that is no data of this file.
         """
         if offset == 0:
-            return bytes(GRANULE_SIZE)
+            return _ZEROS
         if not self.payload_start <= offset < len(self.data):
             raise refuse_igvm(f"data at byte {offset}, which is none of the file's data")
-        return self.data[offset : offset + GRANULE_SIZE].ljust(GRANULE_SIZE, b"\0")
+        if offset + GRANULE_SIZE <= len(self.data):
+            return memoryview(self.data)[offset : offset + GRANULE_SIZE]
+        return self.data[offset:].ljust(GRANULE_SIZE, b"\0")
 
 
 def refuse_igvm(problem: str) -> InvalidDocument:

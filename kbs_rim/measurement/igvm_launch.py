@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
-from kbs_rim.limits import DEFAULT_LIMITS, GRANULE_SIZE, MIB
-from kbs_rim.measurement.igvm import AARCH64, IgvmFile, IgvmHeader, IgvmType, refuse_igvm
+from kbs_rim.limits import GRANULE_SIZE, MIB
+from kbs_rim.measurement.igvm import AARCH64, LARGEST_FILE, IgvmFile, IgvmHeader, IgvmType, refuse_igvm
 from kbs_rim.measurement.rmm import DataCreate, RecCreate, RmmOperation
 
 PLATFORM_CCA = 6
@@ -38,6 +38,7 @@ _REGISTERS = struct.Struct("<10Q")
 """x0 to x7, pc, flags; the rest of the page is zero."""
 _LARGEST_PARAMETERS = 16 * MIB
 """Bytes of all areas together: a few bytes of header stand for any number of pages. A device tree has up to 2 MiB."""
+_MOST_PAGES = LARGEST_FILE // GRANULE_SIZE
 _LARGE_PAGE, _UNMEASURED, _SHARED = 1, 2, 4
 _IGNORED = frozenset({
     IgvmType.GUEST_POLICY, IgvmType.CORIM_DOCUMENT, IgvmType.CORIM_SIGNATURE, IgvmType.SNP_ID_BLOCK, IgvmType.VBS_MEASUREMENT,
@@ -64,7 +65,7 @@ class IgvmPage:
     """One granule. ``content`` is None if it is not measured; ``host_filled`` says that the host writes it."""
 
     address: int
-    content: bytes | None = field(repr=False)
+    content: bytes | memoryview | None = field(repr=False)
     host_filled: bool = False
 
 
@@ -242,8 +243,8 @@ class _Reader:
             raise refuse_igvm(f"the page at {page.address:#x} has no address of a granule")
         if page.address in self._used:
             raise refuse_igvm(f"the page at {page.address:#x} stands twice")
-        if len(self._used) >= DEFAULT_LIMITS.plan_granules:
-            raise refuse_igvm(f"has more than {DEFAULT_LIMITS.plan_granules} pages")
+        if len(self._used) >= _MOST_PAGES:
+            raise refuse_igvm(f"has more than {_MOST_PAGES} pages")
         self._used.add(page.address)
         self._steps.append(page)
 
