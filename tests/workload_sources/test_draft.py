@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stage import FIRMWARE, INITRD, KERNEL, QEMU_KERNEL, Stage, Vm, error_ids, kernel_file
 
 from kbs_rim.appraisal.appraise import Candidate, Verdict
@@ -166,6 +168,39 @@ def test_a_realm_of_cloud_hypervisor_needs_no_log():
     assert draft.workload.definition is not None
     assert draft.workload.definition.without_log
     assert "vmm" not in draft.document
+
+
+SHAPES = st.fixed_dictionaries({
+    "cpus": st.integers(1, 20),
+    "memory": st.integers(32, 1024).map(lambda count: count * 2 * MIB),
+    "append": st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="'\"\\\\"), min_size=1, max_size=60),
+    "its": st.booleans(),
+})  # fmt: skip
+
+
+def line_of(shape: dict, vmm: str) -> str:
+    """The command line of such a VM, as a person would write it."""
+    quoted = f"'{shape['append']}'"
+    size = f"{shape['memory'] // MIB}M"
+    if vmm == "kvmtool":
+        irqchip = "gicv3-its" if shape["its"] else "gicv3"
+        line = f"run --realm -c {shape['cpus']} -m {size} -k k -i i -p {quoted} --irqchip {irqchip}"
+        return f"{line} --measurement-algo sha256 --measurement-log"
+    its = "on" if shape["its"] else "off"
+    guest = "-object rme-guest,id=rme0,measurement-algorithm=sha256,measurement-log=on"
+    return f"-M virt,gic-version=3,its={its} {guest} -cpu host -smp {shape['cpus']} -m {size} -kernel k -initrd i -append {quoted}"
+
+
+@settings(max_examples=12, deadline=None)
+@given(shape=SHAPES, other=SHAPES, vmm=st.sampled_from(["qemu", "kvmtool"]), mode=st.sampled_from(["rules", "registered"]))
+def test_a_workload_lets_its_own_vm_in_and_no_other(shape, other, vmm, mode):
+    draft = draft_workload(subject_of(vmm, line_of(shape, vmm), tree_mode=mode))
+    verdict = judged(draft, realm_of(vmm, **shape))
+    assert verdict.allowed, verdict.findings
+    if mode == "rules":
+        other = {**other, "its": shape["its"]}  # rule packs let both kinds of interrupt controllers in
+    if other != shape:
+        assert not judged(draft, realm_of(vmm, **other)).allowed
 
 
 # --- what the hosts decide --------------------------------------------------------------------------------------------
