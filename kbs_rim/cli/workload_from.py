@@ -225,6 +225,8 @@ def _show(subject: "DraftSubject", drafted: "Draft", images: "Sequence[ChosenIma
     from kbs_rim.workload_sources.review import review_of
 
     review = review_of(subject, drafted)
+    poor = [f"the {image.role} {image.name} is {image.state} in the registry" for image in images if image.state not in (None, "active")]
+    review = replace(review, warnings=(*poor, *review.warnings))
     if not options["as_json"]:
         print_review(subject.name, review, images)
         return

@@ -230,3 +230,16 @@ def test_a_registered_tree_is_registered_too(capsys, broker, folder):
     assert code == 0, err
     assert "web.dtb" in out
     assert out.count(": registered") == 3
+
+
+def test_an_image_that_was_revoked_is_a_warning(capsys, broker, folder):
+    assert qemu(capsys, folder, "--register", "--yes")[0] == 0
+    _, out, _ = qemu(capsys, folder, "--json")
+    kernel = next(rule["images"][0] for rule in json.loads(out)["images"] if rule["role"] == "kernel")
+    with pytest.raises(SystemExit) as ended:
+        main(["image", "revoke", kernel, "--reason", "broken"])
+    assert ended.value.code == 0
+    capsys.readouterr()
+    assert "the kernel Image is revoked in the registry" in qemu(capsys, folder)[1]
+    code, _, err = qemu(capsys, folder, "--register", "--yes")
+    assert (code, "registry.workload-image" in err) == (1, True)
