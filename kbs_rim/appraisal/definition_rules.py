@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from kbs_rim.appraisal.rule_values import U64, ImageId, Rules
+from kbs_rim.appraisal.rule_values import RANGE_PATTERN, U64, ImageId, Rules
 from kbs_rim.limits import DEFAULT_LIMITS, MIB
 from kbs_rim.measurement.rmm import MAX_IPA_BITS, MIN_IPA_BITS
 from kbs_rim.measurement.vmm.definition import Vmm
@@ -23,7 +23,6 @@ OFF: Final = "off"
 GENERATED, REGISTERED = "generated", "registered"
 STOCK_TREES = {f"qemu-{profile.name}": profile for profile in VERSIONS.values()}
 """Names of the trees that QEMU makes itself, by its version."""
-_RANGE = r"^(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})-(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})(?:/(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}))?$"
 _U64 = 1 << 64
 _BOUNDS = {
     "cpus": (1, DEFAULT_LIMITS.cpus),
@@ -59,7 +58,7 @@ def _one(value: Any) -> Any:
     return int(value, 16) if isinstance(value, str) and value.lower().startswith("0x") and "-" not in value else value
 
 
-_Range = Annotated[str, StringConstraints(pattern=_RANGE), AfterValidator(_check_range)]
+_Range = Annotated[str, StringConstraints(pattern=RANGE_PATTERN), AfterValidator(_check_range)]
 _Number = Annotated[U64 | _Range, BeforeValidator(_one)]
 Numbers = Annotated[tuple[_Number, ...], Field(min_length=1, max_length=64)]
 """Numbers and ranges, likeliest first."""

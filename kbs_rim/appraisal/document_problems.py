@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from kbs_rim.appraisal.rule_values import RANGE_PATTERN
 from kbs_rim.evidence.printable import printable
 
 _MOST = 20
@@ -22,6 +23,7 @@ _FORMS: Mapping[str, str] = {
     r"^sha256:[0-9a-f]{64}$": "the id of an image: sha256: and 64 hexadecimal digits, as kbs-rim image add prints it",
     r"^(?:[0-9a-f]{2})+$": "bytes in hexadecimal digits",
     r"^[0-9a-f]{64}$": "a SHA-256 digest: 64 hexadecimal digits",
+    RANGE_PATTERN: "a range such as 1-16, or 0x40000000-0x100000000/0x40000000 with a step",
     r"^[ -~]*$": "one line of printable ASCII",
 }
 """Patterns of workloads and rule packs, in words; a pattern without words is shown as it is."""

@@ -21,6 +21,10 @@ def _hash_algorithm(value: Any) -> Any:
     return HashAlgorithm.from_name(value) if isinstance(value, str) else value
 
 
+RANGE_PATTERN = (
+    r"^(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})-(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})(?:/(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}))?$"
+)
+"""Numbers as text: FIRST-LAST, or FIRST-LAST/STEP."""
 U64 = Annotated[int, BeforeValidator(_integer), Field(ge=0, lt=1 << 64)]
 Hash = Annotated[HashAlgorithm, BeforeValidator(_hash_algorithm)]
 ImageId = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
