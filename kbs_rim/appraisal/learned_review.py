@@ -92,6 +92,9 @@ def _loose(table: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _left_out(learned: Learned) -> Iterator[str]:
+    for rem, rule in enumerate(learned.rems):
+        if isinstance(rule, list):
+            yield f"no log explains REM{rem}: the rules require the value that it had, whatever it is of"
     parts = {REM0: "the firmware's settings", REM1: "what the firmware starts", REM2: "what boot loader and kernel load"}
     for rem, about in parts.items():
         if learned.rems[rem] == "zero":

@@ -57,7 +57,8 @@ class Choices:
     """What the administrator decides beforehand. ``loose`` are some of ``learned_rules.LOOSE_KEYS``.
 
     ``command_lines`` are tried for events that hold a digest of the kernel's command line only. ``parameters`` replaces the exact lines by
-    the keys ``required``, ``allowed`` and ``forbidden``. ``accept_unknown``: what nothing explains becomes a digest.
+    the keys ``required``, ``allowed`` and ``forbidden``. ``accept_unknown``: what nothing explains becomes a digest, and a register that
+    moved without a log its value.
     """
 
     loose: frozenset[str] = frozenset()
@@ -86,7 +87,7 @@ class Learned:
     incomplete. ``values`` are the registers that the logs replay to.
     """
 
-    rems: list[str]
+    rems: list[str | list[str]]
     table: dict[str, Any]
     lessons: tuple[Lesson, ...]
     values: RemValues
@@ -127,7 +128,7 @@ class _Teacher:
         self._limits = replace(limits, runtime_findings=_MOST_FINDINGS)
         self._images = MeasuredImages(boot.images)
         self._mapped = [(log.label, _mapped(rule, log)) for rule, log in boot.logs]
-        self._replayed = _replay([log for _, log in self._mapped], boot)
+        self._replayed = _replay([log for _, log in self._mapped], boot, unlogged=choices.accept_unknown)
         self._rems = [number for number in range(REMS) if self._replayed.events[number]]
         self._reader = EventReader(boot.algorithm)
         self._events = self._read_events()
@@ -220,8 +221,15 @@ class _Teacher:
     def _kernel_measures(self) -> bool:
         return any(event.logged.rem == REM2 and event.means(Meaning.LOAD_OPTIONS) for event in self._classify())
 
-    def _rem_rules(self) -> list[str]:
-        return ["log" if number in self._rems else "zero" for number in range(REMS)]
+    def _rem_rules(self) -> list[str | list[str]]:
+        """What logs explain, they explain; a register that moved by itself has its value, and one that did not is zero."""
+        rules: list[str | list[str]] = ["zero"] * REMS
+        for number, value in enumerate(self._values):
+            if number in self._rems:
+                rules[number] = "log"
+            elif any(value):
+                rules[number] = [value.hex()]
+        return rules
 
     def _judge(self) -> RuntimeOpinion:
         workload = parse_workload(
@@ -276,18 +284,25 @@ def _mapped(rule: LogRule, log: RuntimeLog) -> EventLog:
     return mapped
 
 
-def _replay(logs: Sequence[EventLog], boot: Boot) -> RemReplay:
-    """Return the replay that gives the signed REMs, where those are known, for all registers that logs have events for."""
+def _replay(logs: Sequence[EventLog], boot: Boot, *, unlogged: bool) -> RemReplay:
+    """Return the replay that gives the signed REMs, if those are known. ``unlogged``: a register without any event may have any value."""
     candidates = rem_candidates(logs, boot.algorithm)
     if not any(candidates[0].events):
         raise MalformedEvidence("rem.unexplained", "the logs have no measured event: there is nothing to learn")
     if boot.signed is None:
         return candidates[0]
     for candidate in candidates:
-        if all(hmac.compare_digest(candidate.values[rem], boot.signed[rem]) for rem in range(REMS)):
+        compared = [rem for rem in range(REMS) if candidate.events[rem] or not unlogged]
+        if all(hmac.compare_digest(candidate.values[rem], boot.signed[rem]) for rem in compared):
             return candidate
     replayed = candidates[0]
-    rem = next(number for number in range(REMS) if replayed.values[number] != boot.signed[number])
+    wrong = [rem for rem in range(REMS) if replayed.values[rem] != boot.signed[rem]]
+    rem = next((rem for rem in wrong if replayed.events[rem]), wrong[0])
+    if not replayed.events[rem]:
+        message = (
+            f"the signed REM{rem} moved, and no log has an event for it: a log is missing, or --accept-unknown takes the value as it is"
+        )
+        raise MalformedEvidence("rem.unexplained", message, expected="a log", seen=boot.signed[rem].hex())
     message = (
         f"the logs do not replay to the signed REM{rem} ({replayed.events[rem]} events): they are not the logs of this boot, or not all"
     )

@@ -146,6 +146,8 @@ def _deliver(
         print_review(learned, warnings, signed=signed)
     if base is not None and learned.complete:
         _check(document)
+        if base.get("runtime"):
+            click.echo(f"kbs-rim: workload {base['name']} had a table runtime, which is replaced", err=True)
     if as_json:
         merged = {} if base is None else {"workload": document}
         print_json({**review_document(learned, warnings, signed=signed), **merged})

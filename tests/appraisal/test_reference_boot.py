@@ -191,10 +191,25 @@ def test_signed_rems_must_be_those_of_the_log():
     measured = MeasuredBoot(NAMES[0])
     values = learn(boot_of(measured), Choices(accept_unknown=True)).values
     assert learn(boot_of(measured, signed=values)).values == values
-    moved = (*values[:3], bytes([1]) * 32)
+    for rem in range(3):
+        moved = (*values[:rem], bytes([1]) * 32, *values[rem + 1 :])
+        for choices in (Choices(), Choices(accept_unknown=True)):
+            with pytest.raises(MalformedEvidence, match=f"REM{rem}") as caught:
+                learn(boot_of(measured, signed=moved), choices)
+            assert caught.value.finding_id == "rem.replay"
+
+
+def test_a_register_that_no_log_explains_is_its_value_or_nothing():
+    measured = MeasuredBoot(NAMES[0])
+    line = (measured.command_line,)
+    moved = (*learn(boot_of(measured)).values[:3], bytes([1]) * 32)
     with pytest.raises(MalformedEvidence, match="REM3") as caught:
-        learn(boot_of(measured, signed=moved))
-    assert caught.value.finding_id == "rem.replay"
+        learn(boot_of(measured, signed=moved), Choices(command_lines=line))
+    assert caught.value.finding_id == "rem.unexplained"
+    learned = learn(boot_of(measured, signed=moved), Choices(command_lines=line, accept_unknown=True))
+    assert learned.complete
+    assert learned.rems == ["log", "log", "log", ["01" * 32]]
+    assert any("no log explains REM3" in text for text in warnings_of(learned))
 
 
 def test_pcrs_are_not_mapped_unless_somebody_says_how():

@@ -11,7 +11,9 @@ from kbs_rim.appraisal.endorsement_files import parse_endorsements
 from kbs_rim.cli import main
 from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, parse_evidence
 from kbs_rim.evidence.event_log import LogFormat
+from kbs_rim.realm.cc_log_lies import BOOT_LIES, BootLie
 from kbs_rim.realm.lies import Lie
+from tests.pe_builder import PeFile, Section
 
 IMAGES = Path(__file__).parent.parent / "vectors" / "vmm" / "images"
 CHALLENGE = bytes(range(64)).hex()
@@ -185,3 +187,45 @@ def test_a_realm_of_a_vmm_without_log(capsys, tmp_path, kernel, initrd):
     _, plain, _ = run(capsys, *vm("qemu", kernel, initrd, "--no-log", "--json"))
     assert json.loads(out)["rim"] == json.loads(plain)["rim"]
     assert run(capsys, *vm("qemu", kernel, initrd, "--without-log", "--log-out", tmp_path / "log"))[0] == 64
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Options of a realm whose firmware boots a disk."""
+    (tmp_path / "firmware").write_bytes(b"firmware" * 600)
+    (tmp_path / "vmlinuz").write_bytes(PeFile([Section(".text", b"a kernel")]).build())
+    return (
+        *("simulate", "--vmm", "qemu", "--boot", "firmware", "--firmware", tmp_path / "firmware", "--memory", "256M"),
+        *("--disk-kernel", tmp_path / "vmlinuz", "--disk-append", "quiet"),
+    )
+
+
+def test_the_firmwares_log_is_written_and_sent(capsys, tmp_path, disk):
+    files = ("--cc-log-out", tmp_path / "area", "--ccel-table-out", tmp_path / "table", "--evidence-out", tmp_path / "evidence")
+    code, out, err = run(capsys, *disk, *files, "--challenge", CHALLENGE, "--json")
+    assert (code, err) == (0, "")
+    assert [rem.strip("0") != "" for rem in json.loads(out)["rems"]] == [True, True, True, False]
+    sent = parse_evidence(EVIDENCE_JSON_TYPE, (tmp_path / "evidence").read_bytes()).log(LogFormat.CC)
+    assert sent == (tmp_path / "area").read_bytes()
+    code, shown, _ = run(capsys, "log", "show", tmp_path / "table")
+    assert (code, "Arm CCA" in shown) == (0, True)
+    code, shown, _ = run(capsys, "log", "show", "--registers", "--kind", "cc", tmp_path / "area")
+    assert code == 0
+    assert [line.split()[2] for line in shown.splitlines()] == json.loads(out)["rems"][:3]
+
+
+@pytest.mark.parametrize("lie", BootLie)
+def test_lies_about_a_measured_boot(capsys, disk, lie):
+    code, out, _ = run(capsys, *disk, "--lie", lie.value, "--json")
+    assert code == 0
+    assert json.loads(out)["lie"] == {"name": lie.value, "about": BOOT_LIES[lie].about, "expected": sorted(BOOT_LIES[lie].findings)}
+    assert lie.value in run(capsys, "simulate", "--list-lies")[1]
+
+
+def test_options_of_a_disk_that_is_not_there(capsys, tmp_path, kernel, initrd, disk):
+    without = disk[:-4]
+    for more in (("--disk-append", "x"), ("--secure-boot", tmp_path / "firmware"), ("--cc-log-out", tmp_path / "area")):
+        assert run(capsys, *without, *more)[0] == 64
+    assert run(capsys, *without, "--lie", "cc-log-dropped")[0] == 2
+    assert run(capsys, *disk, "--disk-uki", tmp_path / "vmlinuz")[0] == 2
+    assert run(capsys, *vm("qemu", kernel, initrd, "--disk-kernel", kernel))[0] == 2
