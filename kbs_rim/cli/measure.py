@@ -1,5 +1,6 @@
 """``kbs-rim measure``: RIM and REMs of a VM from the command line that starts it, without the machine."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,23 @@ def _measured(command: _Function) -> _Function:
     return command
 
 
+_SHORT_WITH_SIGN = re.compile(r"(-[kifc])=(.+)", re.DOTALL)
+
+
+def _without_signs(args: Sequence[str]) -> list[str]:
+    """Write ``-k=FILE``, which realm-measurements takes as well, as ``-k FILE``."""
+    found: list[str] = []
+    for word in args:
+        match = _SHORT_WITH_SIGN.fullmatch(word)
+        found.extend(match.groups() if match else (word,))
+    return found
+
+
 class _Group(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        position = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [*_without_signs(args[:position]), *args[position:]])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
 
@@ -98,6 +115,7 @@ class _Command(click.Command):
                 raise click.UsageError(f"{error.format_message()} ({hint})", ctx=error.ctx) from None
         # As realm-measurements has it: its own options, the VMM's name, the VMM's arguments.
         ctx.meta[_ARGUMENTS], ctx.meta[_WITHOUT_DASHES] = tuple(args), True
+        ctx.params.clear()
         return super().parse_args(ctx, [])
 
 

@@ -59,6 +59,22 @@ def test_a_command_line_of_the_reference_gives_its_rim_tree_and_operations(capsy
     assert len(document["rim"]) == 2 * {"sha256": 32, "sha384": 48, "sha512": 64}[document["hash_algorithm"]]
 
 
+@pytest.mark.parametrize("case", [case for case in GOOD if "reference_quirk" not in case], ids=lambda case: case["id"])
+def test_a_command_line_of_the_reference_works_as_it_is(capsys, tmp_path, case):
+    """Its options, the VMM's name, the VMM's arguments; no -- anywhere, and -k=FILE is -k FILE."""
+    options = line_of(case, tmp_path)[: -len(case["vmm_args"]) - 1]
+    signs = [f"{option}={value}" if option in ("-k", "-i", "-f", "-c") else [option, value] for option, value in pairs_of(options)]
+    words = [word for part in signs for word in ([part] if isinstance(part, str) else part)]
+    document = measured(capsys, "--json", *words, case["vmm"], *case["vmm_args"])
+    assert differences(case, document) == set()
+
+
+def pairs_of(options: list[str]) -> list[tuple[str, str]]:
+    flags = [word for word in options if word == "--print-b64"]
+    rest = [word for word in options if word not in flags]
+    return list(zip(rest[::2], rest[1::2], strict=True))
+
+
 def test_a_bug_of_the_reference_is_not_repeated_too_few_ipa_bits(capsys, tmp_path):
     """4 GiB from 2 GiB on end at 6 GiB, which 32 bits do not reach: the realm needs 33 for its half, and one more."""
     case = CASES["X031"]

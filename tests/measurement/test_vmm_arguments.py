@@ -124,6 +124,7 @@ def test_qemu_topologies(arguments, topology):
         ("3G,slots=2,maxmem=8G", 3 * GIB, 8 * GIB, 2),
         ("1.5g", 3 * GIB // 2, None, 0),
         ("1048577B", MIB + 8192, None, 0),
+        ("0x400", GIB, None, 0),
     ],
 )
 def test_qemu_memory(value, size, most, slots):

@@ -24,6 +24,7 @@ SUFFIXES: Mapping[str, int] = {
     "P": 1024**3 * MIB,
 }
 _SIZE = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,12}))?([A-Za-z]?)")
+_HEXADECIMAL = re.compile(r"0[xX][0-9A-Fa-f]{1,16}")
 _LARGEST_SIZE = 1 << 52
 _DIGITS = re.compile(r"[0-9]{1,10}")
 _ON, _OFF = ("on", "yes", "true", "y"), ("off", "no", "false", "n")
@@ -38,8 +39,13 @@ class Property(NamedTuple):
     value: str
 
 
-def parse_size(option: str, text: str, *, unit: int = MIB, suffixes: str = "BKMGTP") -> int:
-    """Return a size in bytes. Without a suffix the number counts ``unit`` bytes; case does not matter; "1.5G" is exact or refused."""
+def parse_size(option: str, text: str, *, unit: int = MIB, suffixes: str = "BKMGTP", hexadecimal: bool = False) -> int:
+    """Return a size in bytes. Without a suffix the number counts ``unit`` bytes; case does not matter; "1.5G" is exact or refused.
+
+    ``hexadecimal`` takes 0x and digits, without a suffix, as well.
+    """
+    if hexadecimal and _HEXADECIMAL.fullmatch(text):
+        text = str(int(text, 16))
     match = _SIZE.fullmatch(text)
     letter = match[3].upper() if match else ""
     if match is None or (letter and letter not in suffixes):
@@ -60,7 +66,7 @@ def parse_number(option: str, text: str, low: int, high: int, *, hexadecimal: bo
     value = -1
     if _DIGITS.fullmatch(text):
         value = int(text)
-    elif hexadecimal and re.fullmatch(r"0[xX][0-9A-Fa-f]{1,16}", text):
+    elif hexadecimal and _HEXADECIMAL.fullmatch(text):
         value = int(text, 16)
     if not low <= value <= high:
         raise refuse_argument(option, f"{_shown(text)} is not a whole number from {low} to {high}")

@@ -46,8 +46,8 @@ def merge_smp(option: GivenOption, given: dict[str, str]) -> None:
 
 def memory_of(given: Mapping[str, str]) -> QemuMemory:
     """Return what all -m say together. Raises ``InvalidDocument`` (``document.vm-arguments``)."""
-    size = -(-parse_size("-m", given["size"]) // _RAM_STEP) * _RAM_STEP if "size" in given else DEFAULT_RAM
-    largest = parse_size("-m maxmem", given["maxmem"]) if "maxmem" in given else None
+    size = -(-parse_size("-m", given["size"], hexadecimal=True) // _RAM_STEP) * _RAM_STEP if "size" in given else DEFAULT_RAM
+    largest = parse_size("-m maxmem", given["maxmem"], hexadecimal=True) if "maxmem" in given else None
     if largest is not None and largest < size:
         raise refuse_argument("-m", "maxmem is below size")
     return QemuMemory(size, largest, parse_number("-m slots", given.get("slots", "0"), 0, _MOST_SLOTS))
