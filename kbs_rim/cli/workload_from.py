@@ -77,7 +77,7 @@ def command() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def qemu_args(command_file: Path | None, arguments: tuple[str, ...], **options: Any) -> int:
     """From QEMU's command line: behind --, or in the file of --command."""
-    return draft("qemu", _words(command_file, arguments), (), options)
+    return draft("qemu", _words(command_file, arguments), (), options, typed=True)
 
 
 @command.command("kvmtool-args")
@@ -86,7 +86,7 @@ def qemu_args(command_file: Path | None, arguments: tuple[str, ...], **options: 
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def kvmtool_args(command_file: Path | None, arguments: tuple[str, ...], **options: Any) -> int:
     """From the command line of lkvm run: behind --, or in the file of --command."""
-    return draft("kvmtool", _words(command_file, arguments), (), options)
+    return draft("kvmtool", _words(command_file, arguments), (), options, typed=True)
 
 
 @command.command("libvirt-xml")
@@ -134,8 +134,11 @@ def _words(file: Path | None, arguments: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
-def draft(vmm: "Vmm", arguments: Sequence[str], remarks: Sequence[str], options: dict[str, Any]) -> int:
-    """Do everything behind the reading of a definition: images, device tree, workload, review, registration."""
+def draft(vmm: "Vmm", arguments: Sequence[str], remarks: Sequence[str], options: dict[str, Any], *, typed: bool = False) -> int:
+    """Do everything behind the reading of a definition: images, device tree, workload, review, registration.
+
+    ``typed`` arguments that are wrong are a matter of usage; those that were made of a file are refused.
+    """
     from kbs_rim.cli.workload_from_images import choose_images, chosen_image, pairs_of
     from kbs_rim.errors import InvalidDocument
     from kbs_rim.measurement.vmm.arguments import parse_arguments
@@ -147,7 +150,9 @@ def draft(vmm: "Vmm", arguments: Sequence[str], remarks: Sequence[str], options:
         definition = parse_arguments(vmm, arguments)
         named = named_files(vmm, arguments)
     except InvalidDocument as error:
-        raise click.UsageError(str(error)) from None
+        if typed:
+            raise click.UsageError(str(error)) from None
+        raise
     definition = replace(definition, remarks=(*remarks, *definition.remarks))
     images = choose_images(definition.images, named, given, client)
     subject = _subject(definition, arguments, named.get("device-tree"), images, options)

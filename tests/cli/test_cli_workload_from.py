@@ -166,6 +166,13 @@ def test_hostile_xml_ends_in_one_line(capsys, folder):
     assert (code, err.count("\n"), "document.vm-definition" in err) == (1, 1, True)
 
 
+def test_a_definition_with_flash_is_refused_by_what_it_becomes(capsys, folder):
+    cases = json.loads((VECTORS / "images" / "libvirt-argv.json").read_text())["cases"]
+    (folder / "flash.xml").write_text(next(case["xml"] for case in cases if case["name"] == "pflash-loader-acpi"))
+    code, _, err = run(capsys, "libvirt-xml", str(folder / "flash.xml"), "--name", "web")
+    assert (code, "document.vm-arguments: -machine pflash0: firmware in a flash drive" in err) == (1, True)
+
+
 # --- IGVM -------------------------------------------------------------------------------------------------------------
 
 RAM = ("--ram", "0x80000000,0x10000000")
