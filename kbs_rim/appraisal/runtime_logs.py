@@ -108,7 +108,12 @@ def digests_to_look_up(
     events = [event for log in logs.logs if log.log for event in log.log.events if event.measured and identifier in event.digests]
     first = {event.digests[identifier] for event in events}.intersection(named)
     wanted = (event.digests[identifier] for event in events if preimage_of(event, algorithm) is None)
-    return tuple((algorithm, digest) for digest in dict.fromkeys((*sorted(first), *wanted)))[:MOST_LOOKED_UP]
+    found = dict.fromkeys(sorted(first)[:MOST_LOOKED_UP])
+    for digest in wanted:
+        if len(found) >= MOST_LOOKED_UP:
+            break
+        found[digest] = None
+    return tuple((algorithm, digest) for digest in found)
 
 
 def in_rems(log: EventLog, rule: LogRule) -> EventLog | None:

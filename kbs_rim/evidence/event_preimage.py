@@ -7,6 +7,7 @@ event from becoming something else (TCG PC Client PFP 10.4, UEFI 2.11 section 38
 """
 
 import hashlib
+import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -21,8 +22,12 @@ ERROR_SEPARATOR: Final = b"\1\0\0\0"
 ONE: Final = b"\1"
 """What shim measures as MokListTrusted."""
 _CONSTANTS = (*SEPARATORS, ERROR_SEPARATOR, ONE)
+_CONSTANT_DIGESTS = {algorithm: {algorithm.digest(constant): constant for constant in _CONSTANTS} for algorithm in HashAlgorithm}
 _PREFIXES = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ", b"grub_cmd ", b"grub_kernel_cmdline ")
 """What GRUB writes in front of the strings that it hashes; the last two are Red Hat's old GRUB."""
+_VARIABLE_SIZES, _TAG_SIZE = struct.Struct("<16xQQ"), struct.Struct("<4xI")
+_SLACK: Final = 16
+"""More than any writer errs by with the size of a variable."""
 _TD_SHIM_HEAD: Final = 20
 """td-shim writes a name of 16 bytes and a length, and hashes what follows."""
 
@@ -36,8 +41,11 @@ def preimage_of(event: MeasuredEvent, algorithm: HashAlgorithm) -> bytes | None:
     digest = event.digests.get(algorithm.tpm_id)
     if digest is None or not event.measured:
         return None
+    if (constant := _CONSTANT_DIGESTS[algorithm].get(digest)) is not None:
+        return constant
+    hash_of = algorithm.constructor
     for candidate in _candidates(event):
-        if algorithm.digest(candidate) == digest:
+        if hash_of(candidate).digest() == digest:
             return candidate
     if isinstance(event.content, ImaTemplate):
         return _padded_sha1(event.content, digest)
@@ -46,7 +54,6 @@ def preimage_of(event: MeasuredEvent, algorithm: HashAlgorithm) -> bytes | None:
 
 def _candidates(event: MeasuredEvent) -> Iterator[bytes]:
     content = event.content
-    yield from _CONSTANTS
     if isinstance(content, TcgContent):
         yield from _parts(content.data)
     elif isinstance(content, ImaTemplate):
@@ -61,8 +68,8 @@ def _parts(data: bytes) -> Iterator[bytes]:
     yield data
     if not data:
         return
-    stripped = data.rstrip(b"\0")
-    yield stripped
+    if not data[-1]:
+        yield data.rstrip(b"\0")
     yield data[:-1]
     yield data + b"\0"
     text = data.partition(b"\0")[0]
@@ -71,9 +78,10 @@ def _parts(data: bytes) -> Iterator[bytes]:
             yield text[len(prefix) :]
             yield text[len(prefix) :] + b"\0"
             break
-    name = utf16_text(data)
-    if name.startswith(".") and name.isascii():
-        yield name.encode("ascii") + b"\0"
+    if data.startswith(b".\0"):
+        name = utf16_text(data)
+        if name.isascii():
+            yield name.encode("ascii") + b"\0"
     for part in (_variable_data(data), _tagged_data(data)):
         if part is not None:
             yield part
@@ -82,6 +90,12 @@ def _parts(data: bytes) -> Iterator[bytes]:
 
 
 def _variable_data(data: bytes) -> bytes | None:
+    """Lengths are looked at first: most events are no variables, and errors that say why take longer than hashes."""
+    if len(data) < _VARIABLE_SIZES.size:
+        return None
+    units, size = _VARIABLE_SIZES.unpack_from(data)
+    if abs(_VARIABLE_SIZES.size + 2 * units + size - len(data)) > _SLACK:
+        return None
     try:
         return parse_variable(data).data
     except MalformedEvidence:
@@ -89,6 +103,8 @@ def _variable_data(data: bytes) -> bytes | None:
 
 
 def _tagged_data(data: bytes) -> bytes | None:
+    if len(data) < _TAG_SIZE.size or _TAG_SIZE.size + _TAG_SIZE.unpack_from(data)[0] != len(data):
+        return None
     try:
         return parse_tagged_event(data).data
     except MalformedEvidence:
