@@ -155,6 +155,11 @@ def read_tree(
     return read_regenerated_tree(plan, definitions, ImageSet(registered), limits)
 
 
+def asks_for_more(candidates: Iterable[Candidate]) -> bool:
+    """Tell whether a workload has device trees or logs read; if none has, ``read_tree`` and ``read_runtime`` have nothing to do."""
+    return any(candidate.workload.device_tree.judges or candidate.workload.runtime is not None for candidate in candidates)
+
+
 def read_runtime(
     evidence: Evidence, candidates: Iterable[Candidate], token: CcaToken, limits: Limits
 ) -> tuple[RuntimeLogs, tuple[tuple[HashAlgorithm, bytes], ...]]:

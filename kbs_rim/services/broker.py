@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import structlog
 
-from kbs_rim.appraisal.appraise import Case, Verdict, appraise, read_log, read_runtime, read_tree
+from kbs_rim.appraisal.appraise import Case, Verdict, appraise, asks_for_more, read_log, read_runtime, read_tree
 from kbs_rim.appraisal.attestation_result import EarPolicy
 from kbs_rim.appraisal.finding_catalogue import CATALOGUE
 from kbs_rim.appraisal.findings import Finding, errors_of
@@ -253,7 +253,8 @@ class Broker:
             trust = await self.trust.read(attempt.challenge.secret, attempt.plan)
             known = trust.candidates
             tree, (runtime, digests) = await self._read_off_loop(
-                lambda: (read_tree(evidence, attempt.plan, known, limits, trust.images), read_runtime(evidence, known, token, limits))
+                lambda: (read_tree(evidence, attempt.plan, known, limits, trust.images), read_runtime(evidence, known, token, limits)),
+                worth_a_trip=asks_for_more(known),
             )
             images = await self.trust.images_for(trust, token, attempt.plan, tree)
             measured = await self.trust.measured_for(digests)
@@ -376,8 +377,8 @@ class Broker:
     def _ticket(self) -> str:
         return self._entropy(TICKET_SIZE).hex()
 
-    async def _read_off_loop(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._reading, work)
+    async def _read_off_loop(self, work: Callable[[], _T], *, worth_a_trip: bool = True) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._reading, work) if worth_a_trip else work()
 
     async def _off_loop(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)

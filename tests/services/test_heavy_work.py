@@ -5,6 +5,8 @@ import threading
 
 import pytest
 
+from kbs_rim.appraisal.appraise import Candidate, asks_for_more
+from kbs_rim.appraisal.workload import parse_workload
 from kbs_rim.errors import ConfigurationError
 from kbs_rim.measurement import chain_kernel
 from kbs_rim.measurement.chain_kernel import NATIVE, KernelChoice, choose
@@ -128,7 +130,8 @@ def test_the_configured_number_of_replays_with_the_native_kernel_and_one_with_th
     choose(KernelChoice.AUTO)
 
 
-async def test_replays_and_parsers_run_beside_the_event_loop_and_are_bounded(start: Starter, monkeypatch):
+@pytest.mark.parametrize("asked", [True, False])
+async def test_replays_and_parsers_run_beside_the_event_loop_and_are_bounded(start: Starter, monkeypatch, asked: bool):
     """Three guests at once, one thread: never two appraisals at a time, and none of the work on the loop's thread."""
     threads: dict[str, set[str]] = {}
     running, most, lock = 0, 0, threading.Lock()
@@ -149,12 +152,22 @@ async def test_replays_and_parsers_run_beside_the_event_loop_and_are_bounded(sta
 
         monkeypatch.setattr(module, name, watched)
 
-    for name in ("parse_evidence", "read_log", "read_tree", "appraise"):
+    for name in ("parse_evidence", "parse_cca_token", "read_log", "read_tree", "read_runtime", "appraise"):
         watch(broker_module, name)
+    if asked:  # these workloads ask for no tree and no log but the VMM's: then there is nothing to take a trip for
+        monkeypatch.setattr(broker_module, "asks_for_more", lambda candidates: True)
     site: Site = await start(appraisal={"workers": 1})
     values = await asyncio.gather(*(site.fetch(vm) for vm in VMS))
     assert values == [SECRETS[vm] for vm in VMS]
-    assert threads == {"parse_evidence": {"reading"}, "read_log": {"reading"}, "read_tree": {"reading"}, "appraise": {"replay"}}
+    others = "reading" if asked else ""
+    assert threads == {
+        "parse_evidence": {"reading"},
+        "parse_cca_token": {"reading"},
+        "read_log": {"reading"},
+        "read_tree": {others},
+        "read_runtime": {others},
+        "appraise": {"replay"},
+    }
     assert most == 1
 
 
@@ -185,3 +198,16 @@ async def test_a_broker_whose_places_are_taken_says_when_to_come_again(site: Sit
     big = {"name": "x" * 70_000}
     answer = await site.ask("POST", "/admin/v1/images", big)
     assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "busy", "2")
+
+
+def candidate(**changes: object) -> Candidate:
+    images = [{"role": role, "images": [f"sha256:{digit * 64}"]} for role, digit in (("kernel", "0"), ("device-tree", "1"))]
+    memory = {"base": 1 << 30, "size": {"min": 1 << 30, "max": 1 << 30}}
+    return Candidate(parse_workload({"name": "web", "images": images, "memory": memory, **changes}), 1)
+
+
+def test_a_workload_with_a_judged_tree_or_runtime_logs_is_worth_a_trip():
+    plain = candidate()
+    judged = candidate(device_tree={"mode": "rules", "pack": "qemu-virt"})
+    runtime = candidate(realm={"rems": ["zero", "log", "zero", "zero"]}, runtime={"logs": [{"kind": "aael"}]})
+    assert [asks_for_more(those) for those in ((), (plain,), (plain, judged), (runtime, plain))] == [False, False, True, True]
