@@ -2,7 +2,7 @@
 
 The firmware starts first; the RIM covers it. What it finds on a disk it measures into REMs by RSI_MEASUREMENT_EXTEND before it starts it,
 and writes an event for each into the log that the CCEL table of ACPI points to. Order, registers and contents follow EDK2 for Arm CCA
-(UEFI 2.11 section 38; what would be PCR 0 goes to measurement register 1, because nobody can extend the RIM), GRUB 2.12, systemd-stub 257
+(UEFI 2.11 section 38; what would be PCR 0 goes to measurement register 1, because nobody can extend the RIM), GRUB 2.12, systemd-stub 258
 and Linux's EFI stub. Only Authenticode hashes and sections of UKIs are taken from the code that registers images.
 """
 
@@ -25,13 +25,16 @@ FIRMWARE_REGISTER, BOOT_REGISTER, SYSTEM_REGISTER = 1, 2, 3
 _EV_SEPARATOR, _EV_ACTION_EFI = 0x4, 0x80000007
 _EV_EVENT_TAG, _EV_S_CRTM_VERSION, _EV_IPL, _EV_NONHOST_CONFIG = 0x6, 0x8, 0xD, 0x10
 _EV_VARIABLE_DRIVER_CONFIG, _EV_VARIABLE_BOOT, _EV_APPLICATION = 0x80000001, 0x80000002, 0x80000003
-_EV_VARIABLE_AUTHORITY = 0x800000E0
+_EV_GPT_EVENT, _EV_VARIABLE_AUTHORITY = 0x80000006, 0x800000E0
 _GLOBAL = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 _SECURITY = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 _X509 = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 _OWNER = uuid.UUID("77fa9abd-0359-4d32-bd60-28f4e78f784b")
 _TAG_INITRD, _TAG_LOAD_OPTIONS = 0x8F3B22EC, 0x8F3B22ED
 _VENDOR_MEDIA, _FILE_PATH, _END = (4, 3), (4, 4), (0x7F, 0xFF)
+_SYSTEM_PARTITION = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+# signature, revision, header size, CRC and 4 reserved bytes, this header and the other one, usable area, disk; entries, count, size, CRC
+_GPT_HEADER = struct.Struct("<8sIII4xQQQQ16sQIII")
 _LOADED_AT = 0x7A9F6018
 """Where firmware puts images: nobody measures it."""
 _VERSION = "simulated EDK2 for Arm CCA"
@@ -110,6 +113,7 @@ class FirmwareBoot:
         yield self._boot_variable("Boot0000", _load_option("disk", _path_of(self._first_file)))
         yield self._of(BOOT_REGISTER, _EV_ACTION_EFI, b"Calling EFI Application from Boot Option")
         yield self._of(BOOT_REGISTER, _EV_SEPARATOR, bytes(4))
+        yield self._of(BOOT_REGISTER, _EV_GPT_EVENT, _partition_table())
         if certificate is not None:
             data = _OWNER.bytes_le + certificate
             yield self._of(FIRMWARE_REGISTER, _EV_VARIABLE_AUTHORITY, _variable("db", _SECURITY, data))
@@ -240,6 +244,14 @@ def _path_of(file: str) -> bytes:
 
 def _load_option(description: str, path: bytes) -> bytes:
     return struct.pack("<IH", 1, len(path)) + _wide(description) + path
+
+
+def _partition_table() -> bytes:
+    """UEFI_GPT_DATA of a disk with one EFI system partition (UEFI 2.11 section 5.3)."""
+    first, last = 2048, 1 << 20
+    entry = _SYSTEM_PARTITION.bytes_le + _OWNER.bytes_le + struct.pack("<QQQ", first, last, 0) + _wide("EFI system").ljust(72, b"\0")
+    header = _GPT_HEADER.pack(b"EFI PART", 1 << 16, 92, 0, 1, last + 34, 34, last + 1, _OWNER.bytes_le, 2, 128, len(entry), 0)
+    return header + struct.pack("<Q", 1) + entry
 
 
 def _signature_list(certificate: bytes) -> bytes:

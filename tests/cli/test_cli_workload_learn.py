@@ -52,7 +52,7 @@ def test_rules_go_to_stdout_and_the_review_to_stderr(capsys, disk):
     assert "# vmlinuz" in out
     assert "no signed REMs" in err
     assert "warning: Secure Boot is off" in err
-    assert "The judge lets this boot in by these rules: 17 events." in err
+    assert "The judge lets this boot in by these rules: 18 events." in err
     assert not [line for line in err.splitlines() if line != line.rstrip()]
 
 
@@ -74,8 +74,8 @@ def test_json_has_the_whole_review(capsys, disk):
     assert (code, err) == (1, "")
     review = json.loads(out)
     assert not review["complete"]
-    assert len(review["events"]) == 17
-    assert {event["event"] for event in review["events"] if event["let_in_by"] is None} == {1, 12, 13, 14}
+    assert len(review["events"]) == 18
+    assert {event["event"] for event in review["events"] if event["let_in_by"] is None} == {1, 13, 14, 15}
     assert all(event["advice"] for event in review["events"] if event["let_in_by"] is None)
 
 
