@@ -25,6 +25,7 @@ READ = (
     "-machine", "-accel", "-cpu", "-bios", "-m", "-smp", "-numa", "-kernel", "-initrd", "-append", "-dtb", "-serial", "-object",
 )  # fmt: skip
 LIBVIRTS_OWN = ("masterKey0", "monitor-qmp")
+XMLNS = "xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'"
 BASE = BY_NAME["base"]["xml"]
 
 
@@ -141,7 +142,7 @@ def test_arguments_passed_through_come_last_and_win():
     words = "".join(f"<q:arg value='{value}'/>" for value in ("-object", "rme-guest,id=rme0", "-M", "its=off"))
     passed = f"<q:commandline>{words}</q:commandline>"
     xml = changed(
-        ("<domain type='qemu'>", "<domain type='qemu' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>"),
+        ("<domain type='qemu'>", f"<domain type='qemu' {XMLNS}>"),
         ("</domain>", f"{passed}</domain>"),
     )
     vm = realm(xml)
@@ -171,6 +172,17 @@ def test_an_element_called_commandline_in_another_namespace_is_no_arguments():
         ([("</devices>", "</devices><launchSecurity type='cca' measurement-log='maybe'/>")], "yes or no"),
         ([("<model>cortex", "<topology sockets='1' cores='3' threads='1'/><model>cortex")], "makes 3 CPUs"),
         ([("<memballoon model='none'/>", "<iommu model='intel'/>")], "not one for 64-bit Arm"),
+        ([("<memballoon model='none'/>", "<memory model='sgx-epc'/>")], "not known for 64-bit Arm"),
+        ([("<kernel>", "<loader type='disk'>F</loader><kernel>")], "neither rom nor pflash"),
+        ([("<gic version='3'/>", "<gic version='3' its='perhaps'/>")], "its is on or off"),
+        ([("<gic version='3'/>", "<ras state='perhaps'/>")], "state is on or off"),
+        ([("<gic version='3'/>", "<pmu state='perhaps'/>")], "state is on or off"),
+        ([("<gic version='3'/>", "<pmu/>"), ("<cpu mode='custom'><model>cortex-a57</model></cpu>", "")], "needs a <cpu>"),
+        ([("<cpu mode='custom'>", "<cpu mode='quantum'>")], "mode quantum is not known"),
+        ([("<model>cortex-a57</model>", "<model>max</model><feature name='a,b'/>")], "needs a name"),
+        ([("<model>cortex-a57</model>", "<numa><cell memory='1024' unit='MiB' cpus='^1'/></numa>")], "no list of ranges"),
+        ([("</devices>", f"</devices>{RFC.replace('AQID', '?')}")], "not base64"),
+        ([("</domain>", f"<q:commandline {XMLNS}><q:arg/></q:commandline></domain>")], "has no value"),
     ],
 )  # fmt: skip
 def test_what_is_no_realm_or_nothing_that_libvirt_starts_is_refused_by_name(replacements, words):
@@ -182,6 +194,54 @@ def test_devices_that_the_device_tree_shows_are_handed_on():
     domain = read_libvirt_domain(xml)
     assert parse_qemu_arguments(domain.arguments).tree_changes == ("-device tpm-tis-device: it changes the device tree",)
     assert any("<flux>: not known here" in remark for remark in domain.remarks)
+
+
+@pytest.mark.parametrize(
+    ("element", "change"),
+    [
+        ("<iommu model='virtio'/>", "-device virtio-iommu-pci: it changes the device tree"),
+        ("<memory model='dimm'><target><size unit='MiB'>1</size></target></memory>", "-device pc-dimm: it changes the device tree"),
+        ("<controller type='pci' model='pcie-expander-bus'/>", "-device pxb-pcie: it changes the device tree"),
+    ],
+)
+def test_hardware_outside_of_pci_express_is_handed_on(element, change):
+    assert realm(with_security(RFC, ("<memballoon model='none'/>", element))).tree_changes == (change,)
+
+
+def test_several_nodes_with_several_ranges_of_cpus():
+    cells = "<cell id='0' cpus='0,2' memory='1024' unit='MiB'/><cell id='1' cpus='1,3' memory='1048577'/>"
+    xml = changed((">2<", ">4<"), ("<model>cortex-a57</model>", f"<model>max</model><numa>{cells}</numa>"))
+    arguments = read_libvirt_domain(xml).arguments
+    assert [word for word in arguments if word.startswith("node")] == [
+        "node,nodeid=0,cpus=0,cpus=2,memdev=ram-node0", "node,nodeid=1,cpus=1,cpus=3,memdev=ram-node1",
+    ]  # fmt: skip
+    assert arguments[arguments.index("-m") + 1] == "size=2098176k"
+
+
+def test_serial_ports_are_counted_as_libvirt_does():
+    def ports(element: str) -> int:
+        return read_libvirt_domain(changed(("<console type='pty'/>", element))).arguments.count("-serial")
+
+    assert ports("") == 0
+    assert ports("<console type='pty'><target type='virtio'/></console>") == 0
+    assert ports("<serial type='pty'><target type='pci-serial'/></serial><console type='pty'/>") == 0
+    assert ports("<serial type='pty'><target type='system-serial'/></serial><console type='pty'/>") == 1
+
+
+def test_switched_features_and_remarks():
+    xml = with_security(RFC, ("<model>cortex-a57</model>", "<model>max</model><feature policy='disable' name='sve'/>"),
+                        ("<gic version='3'/>", "<gic version='3'/><ras/><tcg/>"))  # fmt: skip
+    domain = read_libvirt_domain(xml)
+    assert "max,sve=off" in domain.arguments
+    assert "ras=on" in " ".join(domain.arguments)
+    assert domain.remarks == ("<tcg>: not known here; taken for something that changes no measurement",)
+
+
+def test_overrides_of_the_emulator_are_remarks():
+    override = f"<q:override {XMLNS}/>"
+    assert read_libvirt_domain(changed(("</domain>", f"{override}</domain>"))).remarks == (
+        "<qemu:override>: what it changes is not seen here",
+    )
 
 
 def test_a_vcpu_without_topology_is_a_socket():

@@ -73,7 +73,7 @@ def cpu_arguments(domain: XmlElement) -> Iterator[str]:
     model = "" if cpu is None else _model(cpu)
     if not model:
         if pmu is not None:
-            raise refuse_definition("<pmu>", "needs a <cpu>: libvirt has nowhere to write it")
+            raise refuse_definition("<pmu>", "needs a <cpu>: what libvirt writes without one is not known")
         return
     parts = [model, *(_features(cpu) if cpu is not None else ())]
     if pmu is not None:
