@@ -22,7 +22,8 @@ def test_every_vm_has_a_workload_and_a_secret(vm):
     workload = parse_workload(tomllib.loads(text))
     assert workload.name == vm.workload
     loaded = {option for option in vm.files if not option.startswith("disk-")}
-    assert {rule.role.value for rule in workload.images} == {*loaded, "device-tree"}
+    assert {rule.role.value for rule in workload.images} == loaded | ({"device-tree"} if vm.registers_its_tree else set())
+    assert (workload.definition is None) == vm.registers_its_tree
     assert vm.measures_a_disk == (loaded != set(vm.files))
     assert VALUES[vm.key]
 

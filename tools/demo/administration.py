@@ -41,6 +41,8 @@ def prepare(site: Site, images: Mapping[str, Image]) -> Prepared:
     paths = {name: image.path for name, image in known.items()}
     layouts = {vm.workload: _plan(site, vm, paths) for vm in EVERY}
     for vm in EVERY:
+        if not vm.registers_its_tree:
+            continue
         tree = site.folder / vm.device_tree
         origin = {"origin": "made by the VMM for this VM", "vm": vm.workload, "file-sha256": sha256_of(tree)}
         known[vm.device_tree] = Image(tree, origin["file-sha256"], origin)
@@ -86,7 +88,7 @@ def register(admin: Cli, site: Site, prepared: Prepared, crew: Executor) -> dict
             "initrd": ids["initrd.gz"],
             "initrd_b": ids["initrd-b.gz"],
             "firmware": ids["QEMU_EFI.fd"],
-            "device_tree": ids[vm.device_tree],
+            "device_tree": ids.get(vm.device_tree, ""),
             "rem0": REM0_AFTER_BOOT,
         }
         file = site.folder / f"{vm.workload}.toml"

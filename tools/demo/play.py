@@ -129,7 +129,8 @@ def _set_up(report: Report, site: Site, images: Mapping[str, Image]) -> tuple[Th
 def _realms(report: Report, theatre: Theatre, prepared: Prepared) -> bool:
     about = (
         "Each boots, makes a key, attests, and gets its secret sealed to that key: the RIM that the broker computes from the VMM's "
-        "log is the one that the RMM signed, and the boot plan is what the workload allows. The last one starts with firmware that "
+        "log is the one that the RMM signed, and the boot plan is what the workload allows. One has no log: the broker looks for its RIM "
+        "among the VMs that the workload defines. The last one starts with firmware that "
         "measures kernel, initrd and command line of its disk: the firmware's log must replay to the REMs, and each event be let in."
     )
     report.chapter(f"{len(SERVED)} realms", about)
@@ -150,7 +151,9 @@ def _replay(theatre: Theatre, told: Told) -> str:
     if told.ticket is None:
         return "-"
     facts = theatre.auditor.json("appraisal", "show", told.ticket)["appraisal"]["facts"]
-    return f"{facts.get('dialect') or 'no match'}\n{facts.get('hash_algorithm')}"
+    found = facts.get("definition")
+    derived = f"\nVM {found.get('number', '-')} of {found['vms']}" if found else ""
+    return f"{facts.get('dialect') or 'no match'}\n{facts.get('hash_algorithm')}{derived}"
 
 
 def _outcome(vm: Vm, told: Told) -> str:

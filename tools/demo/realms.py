@@ -37,6 +37,11 @@ class Vm:
         return any(option.startswith("disk-") for option in self.files)
 
     @property
+    def registers_its_tree(self) -> bool:
+        """True if the administrator registers its device tree; where no log is, the broker makes it."""
+        return "--without-log" not in self.options
+
+    @property
     def firmware_log(self) -> str:
         """Name under which the log of its reference boot is kept."""
         return f"{self.workload}.ccel"
@@ -80,6 +85,14 @@ KVMTOOL_KERNEL = Vm(
     key="batch/token/api",
     key_type="x25519",
 )
+NO_LOG = Vm(
+    workload="no-log",
+    title="QEMU, kernel boot, no log",
+    files=_DEBIAN,
+    options=("--vmm", "qemu", "--memory", "3G", "--cpus", "4", "--append", "console=ttyAMA0 quiet", "--without-log", "--sve-bits", "512"),
+    platform="machine-1",
+    key="edge/luks/root",
+)
 DISK_COMMAND_LINE = "console=ttyAMA0 quiet"
 MEASURED_BOOT = Vm(
     workload="measured-boot",
@@ -98,7 +111,7 @@ TENANT_B = Vm(
     platform="machine-2",
     key="tenant-b/luks/root",
 )
-SERVED = (QEMU_KERNEL, QEMU_FIRMWARE, KVMTOOL_KERNEL, MEASURED_BOOT)
+SERVED = (QEMU_KERNEL, QEMU_FIRMWARE, KVMTOOL_KERNEL, NO_LOG, MEASURED_BOOT)
 EVERY = (*SERVED, TENANT_B)
 MIXED = Vm(
     workload=QEMU_KERNEL.workload,
@@ -113,6 +126,7 @@ VALUES: Mapping[str, bytes] = {
     QEMU_KERNEL.key: bytes(range(256)) * 2,
     QEMU_FIRMWARE.key: b"-----BEGIN DEMO KEY-----\r\nnot a key, but newlines, \0 and \xff must survive\n",
     KVMTOOL_KERNEL.key: "Bärenhunger 🐻 ohne Zeilenende".encode(),
+    NO_LOG.key: b"a secret for whom no log speaks",
     MEASURED_BOOT.key: bytes(64),
     TENANT_B.key: b"tenant B's own secret",
 }
