@@ -37,9 +37,9 @@ def page(address: int, content: bytes | None, flags: int = 0, *, mask: int = 1, 
     )
 
 
-def context(pc: int, x0: int = 0, *, flags: int = 1, number: int = 0, x1: int = 0) -> Part:
-    registers = struct.pack("<10Q", x0, x1, 0, 0, 0, 0, 0, 0, pc, flags)
-    return Part(_VP_CONTEXT, struct.pack("<QIIHH", 0, 1, 0, number, 0), registers.ljust(4096, b"\0"))
+def context(pc: int, x0: int = 0, *, flags: int = 1, number: int = 0, x1: int = 0, pad: int = 0, mask: int = 1) -> Part:
+    registers = struct.pack("<11Q", x0, x1, 0, 0, 0, 0, 0, 0, pc, flags, pad)
+    return Part(_VP_CONTEXT, struct.pack("<QIIHH", 0, mask, 0, number, 0), registers.ljust(4096, b"\0"))
 
 
 def igvm_file(parts: Sequence[Part], *, architecture: int = 1) -> bytes:

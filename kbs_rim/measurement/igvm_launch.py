@@ -253,12 +253,14 @@ def _cca_mask(file: IgvmFile) -> int:
     """Return the mask's bit that marks headers for a realm."""
     masks: list[int] = []
     others: list[str] = []
+    taken = 0
     for header in file.headers:
         if header.kind != IgvmType.SUPPORTED_PLATFORM:
             continue
         mask, _vtl, platform, _version, _boundary = _fields(header, _PLATFORM)
-        if not mask or mask & (mask - 1):
-            raise refuse_igvm("a platform has no mask of exactly one bit")
+        if not mask or mask & (mask - 1) or mask & taken:
+            raise refuse_igvm("a platform has no mask of exactly one bit, or that of another one")
+        taken |= mask
         if platform == PLATFORM_CCA:
             masks.append(mask)
         else:

@@ -99,7 +99,8 @@ PAGE, REC = page(0x1000, b"x"), context(0x1000)
         ([platform(kind=2), PAGE, REC], "not for Arm CCA; its platforms are SEV-SNP"),
         ([platform(kind=3), PAGE, REC], "its platforms are TDX"),
         ([PAGE, REC], "not for Arm CCA"),
-        ([platform(), platform(), PAGE, REC], "twice"),
+        ([platform(), platform(2), PAGE, REC], "twice"),
+        ([platform(), platform(kind=2), PAGE, REC], "that of another one"),
         ([platform(3), PAGE, REC], "exactly one bit"),
         ([platform(), PAGE], "starts no vCPU"),
         ([platform(), PAGE, PAGE, REC], "stands twice"),
@@ -116,11 +117,26 @@ PAGE, REC = page(0x1000, b"x"), context(0x1000)
         ([platform(), header(IgvmType.PAGE_DATA, b"short"), REC], "5 bytes instead of 24"),
         ([platform(), header(IgvmType.PAGE_DATA, struct.pack("<QIIIHH", 0x1000, 1, 8, 0, 0, 0)), REC], "none of the file's data"),
         ([PAGE, platform(), REC], "later section"),
+        ([platform(), header(IgvmType.PARAMETER_AREA, struct.pack("<QII", 100, 0, 0)), REC], "no whole number of pages"),
+        ([platform(), header(0x106, b"x" * 39), PAGE, REC], "39 bytes instead of 32"),
+        ([platform(), PAGE, context(0x1000, pad=1)], "fields that mean nothing"),
         ([platform(), header(0x250, b""), REC], "of a type that there is not"),
     ],
 )  # fmt: skip
 def test_what_is_no_launch_of_a_realm_is_refused(headers, words):
     assert words in refusal(igvm_file(headers))
+
+
+def test_required_memory_is_a_hint_and_other_masks_do_not_count():
+    memory = [header(IgvmType.REQUIRED_MEMORY, struct.pack("<QIIII", 0x1000, mask, 4096, 0, 0)) for mask in (1, 2)]
+    others = [
+        header(IgvmType.CCA_POLICY, struct.pack("<IIQQBB6x", 2, 0, 0, 0, 2, 0)),
+        header(IgvmType.RELOCATABLE_REGION, struct.pack("<I36x", 2)),
+        header(IgvmType.GUEST_POLICY, struct.pack("<QII", 0, 2, 0)),
+    ]
+    insert = header(IgvmType.PARAMETER_INSERT, struct.pack("<QII", 0x8000, 2, 0))
+    launch = read_launch(parse_igvm(igvm_file([platform(), *others, *memory, insert, PAGE, context(0x1000, mask=2, number=1), REC])))
+    assert (launch.required_memory, launch.policy, [item.number for item in launch.recs]) == (((0x1000, 4096),), None, [0])
 
 
 def test_attack_a_few_bytes_stand_for_a_million_pages():
