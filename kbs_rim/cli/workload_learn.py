@@ -156,8 +156,10 @@ def _deliver(
     output: Path | None = options["output"]
     if output is not None:
         output.write_text(_text(document, learned, as_json=output.suffix == ".json"))
-        what = "the rules" if base is None else f"workload {document['name']}"
-        click.echo(f"kbs-rim: wrote {what} to {output}; read it, then: kbs-rim workload {'check' if base is None else 'add'} ...", err=True)
+        if base is None:
+            click.echo(f"kbs-rim: wrote the rules to {output}; read them, and put them into a workload", err=True)
+        else:
+            click.echo(f"kbs-rim: wrote workload {document['name']}; read it, then: kbs-rim workload add {output}", err=True)
     elif not as_json:
         click.echo(_text(document, learned, as_json=False), nl=False)
     return EXIT_OK

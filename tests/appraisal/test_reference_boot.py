@@ -151,6 +151,17 @@ def test_a_real_ccel_is_learnt(path):
     assert error_ids(verdict) == set()
 
 
+@pytest.mark.parametrize("path", CCELS, ids=lambda path: path.name)
+def test_a_real_ccel_with_any_other_digest_is_refused(path):
+    rule, log = LogRule(kind="cc"), read("cc", path.read_bytes())
+    learned = learn(Boot(logs=[(rule, RuntimeLog(CC, log))], algorithm=SHA384), Choices(accept_unknown=True))
+    chance = random.Random(path.name)
+    for place, event in chance.sample([(at, event) for at, event in enumerate(log.events) if event.measured], 5):
+        changed = replace(event, digests={SHA384.tpm_id: chance.randbytes(48)})
+        other = replace(log, events=(*log.events[:place], changed, *log.events[place + 1 :]))
+        assert verdict_on(learned, CC, rule, other, (), SHA384) & {"rem.event-unknown", "rem.event-data"}, event
+
+
 class _Sha384Vm(Vm):
     @property
     def definition(self):
