@@ -20,7 +20,7 @@ from kbs_rim.appraisal.regenerated_tree import read_regenerated_tree
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
 from kbs_rim.appraisal.replay_rules import allowed_dialects, parameters_to_try
 from kbs_rim.appraisal.runtime_logs import NO_RUNTIME_LOGS, EventReader, RuntimeLogs, digests_to_look_up, read_runtime_logs
-from kbs_rim.appraisal.runtime_rules import RuntimeOpinion, judge_runtime, unjudged_logs
+from kbs_rim.appraisal.runtime_rules import NOT_FOR_STRANGERS, RuntimeOpinion, judge_runtime, unjudged_logs, workloads_for_strangers
 from kbs_rim.appraisal.supplied_tree import NO_TREE, TreeReading, read_supplied_tree
 from kbs_rim.appraisal.token_rules import judge_platform_claims, judge_realm_token
 from kbs_rim.appraisal.workload import Workload
@@ -198,12 +198,13 @@ def appraise(case: Case) -> Verdict:
         limits=case.limits,
     )
     common += opinion.findings
-    work = ReplayWork(_budget(case.limits, vouched_for=not errors_of(common)), case.memo, pause=case.pause)
-    search = _search(case, work, vouched_for=not errors_of(common)) if _lacks_log(case) else None
+    vouched_for = not errors_of(common)
+    work = ReplayWork(_budget(case.limits, vouched_for=vouched_for), case.memo, pause=case.pause)
+    search = _search(case, work, vouched_for=vouched_for) if _lacks_log(case) else None
     common += () if search and case.candidates else case.log_findings
     resolved, image_findings = _resolve(case.plan, case.token.realm.claims.hash_algorithm, case.images)
     common += image_findings
-    opinions = _judge_workloads(case, resolved, None if errors_of(image_findings) else work, search)
+    opinions = _judge_workloads(case, resolved, None if errors_of(image_findings) else work, search, vouched_for=vouched_for)
     if not opinions:
         common += [*unjudged_logs(case.runtime), _nobody(case)]
     return _verdict(case, tuple(common), opinions, _Boot(case.plan, resolved, case.device_tree), opinion.facts)
@@ -265,12 +266,18 @@ def _search(case: Case, work: ReplayWork, *, vouched_for: bool) -> DefinitionSea
 
 
 def _judge_workloads(
-    case: Case, resolved: Mapping[int, RegisteredImage], work: ReplayWork | None, search: DefinitionSearch | None
+    case: Case,
+    resolved: Mapping[int, RegisteredImage],
+    work: ReplayWork | None,
+    search: DefinitionSearch | None,
+    *,
+    vouched_for: bool,
 ) -> list[_Opinion]:
     """Steps 5 to 9 for each workload. All share ``work``, so their number does not multiply the cost; None: nothing to replay."""
     opinions = []
     reader = EventReader(case.token.realm.claims.hash_algorithm)
-    for candidate in case.candidates:
+    most = len(case.candidates) if vouched_for else workloads_for_strangers(case.runtime, case.limits)
+    for position, candidate in enumerate(case.candidates):
         workload = candidate.workload
         boot = _logged_boot(case, resolved, workload, work) if search is None else _derived_boot(case, candidate, search)
         findings = [*boot.findings, *judge_claims(case.token, workload)]
@@ -282,7 +289,10 @@ def _judge_workloads(
             findings += judge_boot_plan(boot.plan, boot.images, workload, boot.dialect, params=params, judged_tree=judged)
             findings += judge_device_tree(boot.plan, boot.images, workload, boot.tree, case.rule_packs, case.limits)
         trees = _trees(case, boot.images)
-        runtime = judge_runtime(case.token.realm.claims, workload, case.runtime, case.measured, reader, case.limits, loaded=trees)
+        if position < most or workload.runtime is None:
+            runtime = judge_runtime(case.token.realm.claims, workload, case.runtime, case.measured, reader, case.limits, loaded=trees)
+        else:
+            runtime = NOT_FOR_STRANGERS
         opinions.append(_Opinion(candidate, (*findings, *runtime.findings), boot, runtime))
     return opinions
 

@@ -41,6 +41,22 @@ class RuntimeOpinion:
         return tuple({event.image.id: event.image for event in self.events if event.image is not None}.values())
 
 
+NOT_FOR_STRANGERS = RuntimeOpinion(
+    (Finding("rem.not-judged", "no verifier vouches for the token, and its logs were judged for other workloads already"),)
+)
+"""What becomes of the workloads beyond ``workloads_for_strangers``."""
+
+
+def workloads_for_strangers(logs: RuntimeLogs, limits: Limits) -> int:
+    """Return for how many workloads the logs are judged if the token is one that anybody can make: it is refused in any case.
+
+    Thousands of events take half a second, and dozens of workloads may have one secret. So it is as many as make up the events that one
+    appraisal may have, but at least one.
+    """
+    events = sum(len(read.log.events) for read in logs.logs if read.log)
+    return max(1, limits.runtime_events // max(1, events))
+
+
 def judge_runtime(
     claims: RealmClaims,
     workload: Workload,

@@ -4,8 +4,11 @@ import itertools
 from dataclasses import replace
 
 import pytest
+from log_forge import SHA256, tcg_log
+from measured_boot import extends_of, read, with_logs
 from stage import KVMTOOL_KERNEL, QEMU_KERNEL, Stage, error_ids
 
+from kbs_rim.appraisal import appraise as appraise_module
 from kbs_rim.appraisal.appraise import Candidate, read_log, worth_replaying
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState
 from kbs_rim.appraisal.workload import parse_workload
@@ -82,6 +85,34 @@ def test_attack_token_that_nobody_vouches_for_gets_a_small_budget(steps) -> None
     steps.clear()
     assert error_ids(Stage(ear_change=other_session).judge()) == {"verifier.nonce"}
     assert 0 < sum(steps) <= DEFAULT_LIMITS.unproven_granules
+
+
+def test_attack_many_workloads_do_not_multiply_the_judgement_of_a_strangers_logs(monkeypatch) -> None:
+    """A token that anybody can make has REMs to which any log replays; 64 workloads took half a minute to refuse its events one by one."""
+    judged: list[str] = []
+    judge = appraise_module.judge_runtime
+
+    def counted(claims, workload, *rest, **more):
+        judged.append(workload.name)
+        return judge(claims, workload, *rest, **more)
+
+    def other_session(claims: dict) -> None:
+        claims["eat_nonce"] = "A" * 86
+
+    monkeypatch.setattr(appraise_module, "judge_runtime", counted)
+    events = tcg_log(SHA256, *[(3, 0xD, b"unknown", bytes([number])) for number in range(100)])
+    rules = {"realm": {"rems": ["zero", "zero", "log", "zero"]}, "runtime": {"logs": [{"kind": "cc"}]}}
+    for ear_change, most in ((other_session, 4), (None, 10)):
+        stage = Stage(changes=rules, ear_change=ear_change, limits=replace(DEFAULT_LIMITS, runtime_events=400))
+        candidates = tuple(Candidate(stage.workload, number) for number in range(10))
+        extends = extends_of(read("cc", events))
+        verdict = stage.judge(
+            with_logs(SimulatedRealm(stage.simulation(extends=extends)).evidence(stage.challenge), [("cc", events)]), candidates=candidates
+        )
+        assert "rem.event-unknown" in error_ids(verdict) or ear_change
+        assert not verdict.allowed
+        assert len(judged) == most
+        judged.clear()
 
 
 def changed_log(stage: Stage, change) -> Evidence:
