@@ -4,15 +4,19 @@ import time
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stage import INITRD, KERNEL, KVMTOOL_KERNEL, QEMU_FIRMWARE, QEMU_KERNEL, RULE_PACKS, Stage, Vm, error_ids
 
 from kbs_rim.appraisal import definition_search
 from kbs_rim.appraisal.appraise import Candidate, Case, Verdict, appraise
-from kbs_rim.appraisal.derived_boot import stock_tree
+from kbs_rim.appraisal.definition_space import choices_of
+from kbs_rim.appraisal.derived_boot import BootDeriver, stock_tree
 from kbs_rim.appraisal.findings import Finding
 from kbs_rim.appraisal.registered_image import ImageState
-from kbs_rim.appraisal.workload import parse_workload
+from kbs_rim.appraisal.workload import Role, parse_workload
 from kbs_rim.evidence.cca_token import parse_cca_token, reassemble
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.limits import DEFAULT_LIMITS, MIB
 from kbs_rim.measurement.vmm import HostParameters, Region, VmRequest
 from kbs_rim.realm.kvm_host import BuildOrder
@@ -397,3 +401,55 @@ def test_several_workloads_share_one_permit_and_the_best_is_told():
     assert verdict.allowed
     assert verdict.candidate.workload.name == "other"
     assert verdict.facts["other_workloads"] == {"web": ["rim.no-candidate", "boot.not-judged"]}
+
+
+# --- any VM ---------------------------------------------------------------------------------------------------------------
+
+WIDE = staged(
+    cpus=["1-4"],
+    ram=[256 * MIB, 512 * MIB],
+    sve_vector_bits=["off", 512],
+    pmu_counters=["off", 6],
+    its="either",
+    measurement_log="either",
+    bootargs=["console=ttyAMA0", "quiet"],
+    max_candidates=1024,
+)
+WIDE.tree_rules = {"bootargs": {"exact": ["console=ttyAMA0", "quiet"]}}
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    cpus=st.integers(1, 6),
+    memory=st.sampled_from([256 * MIB, 512 * MIB, 768 * MIB]),
+    sve=st.sampled_from([0, 512]),
+    pmu=st.booleans(),
+    its=st.booleans(),
+    log=st.booleans(),
+    append=st.sampled_from(["console=ttyAMA0", "quiet", "root=/dev/vda"]),
+    generation=st.sampled_from(list(RmmGeneration)),
+    order=st.sampled_from(list(BuildOrder)),
+)
+def test_a_vm_passes_if_the_definition_describes_it_and_only_then(cpus, memory, sve, pmu, its, log, append, generation, order):
+    host = replace(QEMU_KERNEL.definition.host, sve_vl=sve, pmu_num_ctrs=6 if pmu else 0)
+    definition = replace(QEMU_KERNEL.definition, cpus=cpus, memory=memory, host=host, pmu=pmu, its=its, measurement_log=log, append=append)
+    script = build_script(definition, QEMU_KERNEL.files)
+    token = token_of(WIDE, script, generation=generation, habits=HostHabits(order=order))
+    verdict = judge(WIDE, token)
+    described = cpus <= 4 and memory <= 512 * MIB and append != "root=/dev/vda"
+    assert verdict.allowed == described, verdict.findings
+    if described:
+        vm = verdict.facts["definition"]["vm"]
+        assert (vm["cpus"], vm["ram"], vm["sve_bits"], vm["bootargs"]) == (cpus, memory, sve, append)
+        assert (vm["pmu_counters"], vm["its"], vm["measurement_log"]) == (6 if pmu else None, its, log)
+
+
+def test_a_host_that_sets_no_breakpoints_passes_zero():
+    """One breakpoint is the zero of a parameter page that nobody filled."""
+    stage = staged(breakpoints=[1], watchpoints=[1])
+    stage.changes["parameters"] |= {"breakpoints": {"min": 1, "max": 64}, "watchpoints": {"min": 1, "max": 64}}
+    definition = stage.workload.definition
+    [choice] = choices_of(stage.workload, definition)
+    boot = BootDeriver(definition, Role.KERNEL, stage.images(), DEFAULT_LIMITS).derive(choice, HashAlgorithm.SHA512)
+    params = boot.plan.create.params
+    assert (params.num_bps, params.num_wps, params.hash_algorithm) == (0, 0, HashAlgorithm.SHA512)

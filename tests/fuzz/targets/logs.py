@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kbs_rim.appraisal.boot_rules import judge_boot_plan
+from kbs_rim.appraisal.definition_rules import Definition
+from kbs_rim.appraisal.regenerated_tree import read_regenerated_tree
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
 from kbs_rim.appraisal.workload import Role, parse_workload
 from kbs_rim.errors import MalformedEvidence
@@ -23,7 +25,7 @@ from tests.fuzz.examination import Judged, Target, require, require_presentable
 from tests.fuzz.targets.event_logs import attempt, seen_in
 from tests.fuzz.vectors import VECTORS, device_trees, files
 
-LIMITS = Limits(ripas_entries=256, plan_granules=256, replay_granules=4096)
+LIMITS = Limits(ripas_entries=256, plan_granules=256, replay_granules=4096, tree_guesses=4)
 """Small ones: a replay costs what the limits allow, whatever the size of the log, and here it is the parsers that matter."""
 DIALECTS = (
     Dialect(RmmVersion.V1_0),
@@ -59,6 +61,13 @@ WORKLOAD = parse_workload(
         "memory": {"base": 0x40000000, "size": {"min": 0, "max": 1 << 40}},
         "vmm": ["QEMU"],
     }
+)
+
+
+_DEFINED = {"cpus": [1], "ram": [1 << 28], "breakpoints": [2], "watchpoints": [2], "bootargs": ["quiet"], "its": "either"}
+DEFINITIONS = (
+    Definition(vmm="qemu", device_trees=("generated", "qemu-7.2", "qemu-10.0"), **_DEFINED),
+    Definition(vmm="kvmtool", **_DEFINED),
 )
 
 
@@ -120,6 +129,14 @@ def _replayed(log: TcgLog) -> Judged:
     for finding in findings:
         require_presentable(finding.message)
         require_presentable(finding.seen)
+    made = read_regenerated_tree(plan, DEFINITIONS, REGISTERED, LIMITS)
+    if made.supplied is not None:
+        digests = made.supplied.image.measurements.digests
+        require(any(digests[image.algorithm] == image.digest for image in plan.images), "a tree that was made is one that the log names")
+    for finding in made.findings:
+        require_presentable(finding.expected)
+        require_presentable(finding.seen)
+    findings = (*findings, *made.findings)
     ids = sorted({finding.id for finding in findings})
     return Judged(f"{len(problems)} problems, {', '.join(ids)}", (plan, rims, [finding.to_document() for finding in findings]))
 
