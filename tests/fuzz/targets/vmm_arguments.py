@@ -12,17 +12,20 @@ from kbs_rim.measurement.rmm import RmmVersion
 from kbs_rim.measurement.vmm import HostParameters, VmRequest
 from kbs_rim.measurement.vmm.arguments import parse_arguments
 from kbs_rim.measurement.vmm.calculation import plan_measurement
-from kbs_rim.measurement.vmm.definition import VMMS
+from kbs_rim.measurement.vmm.definition import VMMS, VmDefinition
 from kbs_rim.measurement.vmm.host_capabilities import HostCapabilities, parse_host_capabilities
 from kbs_rim.measurement.vmm.profile_document import parse_profile
-from kbs_rim.measurement.vmm.request import ImageSize, effective_host, request_of
+from kbs_rim.measurement.vmm.request import EffectiveHost, ImageSize, effective_host, request_of
 from kbs_rim.measurement.vmm.shipped_profiles import DEFAULTS, KVMTOOL, QEMU
+from kbs_rim.measurement.vmm.stock_qemu_profile import qemu_version
+from kbs_rim.measurement.vmm.stock_qemu_realm import StockChoice, read_stock_realm, stock_realm_tree
 from kbs_rim.measurement.vmm.tree_template import patch_template
 from tests.fuzz.examination import Judged, Target, require, require_presentable
 from tests.fuzz.vectors import VECTORS, device_trees, files
 
 CONFIG = Path(__file__).parents[3] / "config"
 HOST = HostCapabilities(ipa_bits=52, num_bps=16, num_wps=16, pmu_num_ctrs=8, sve_vl=512, pmu=True, lpa2=True)
+STOCK = StockChoice(version=qemu_version("10.0"))
 SIZES = {
     "kernel": ImageSize(4 << 20, Arm64Header(0, 8 << 20, 0)),
     "initrd": ImageSize(10001),
@@ -51,7 +54,20 @@ def check_arguments(data: bytes) -> object:
         [image.thing for image in plan.images] == [place.role for place in plan.layout.loads if place.role != "device-tree"],
         "all is measured",
     )
+    if vmm == "qemu" and not definition.tree_given:
+        require_same_machine(arguments, definition, host, request)
     return Judged("planned", (sorted(definition.images), request, [str(step) for step in plan.operations], plan.layout.params))
+
+
+def require_same_machine(arguments: list[str], definition: VmDefinition, host: EffectiveHost, request: VmRequest) -> None:
+    """The reader for QEMU's own tree may refuse an option, but never means another machine by it."""
+    try:
+        read, _ = read_stock_realm(arguments, definition)
+        tree = stock_realm_tree(read, QEMU, request, host, STOCK)
+    except InvalidDocument as error:
+        require("is not the same" not in error.message, f"one machine: {error.message}")
+        return
+    require(len(tree) == 1 << 20, "QEMU loads 1 MiB")
 
 
 def argument_seeds() -> Iterable[bytes]:
