@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from kbs_rim.appraisal.definition_space import VmChoice, choices_of
+from kbs_rim.appraisal.definition_space import VmSpace, choices_of
 from kbs_rim.appraisal.derived_boot import BootDeriver, DerivedBoot, digest_of_id
 from kbs_rim.appraisal.findings import Finding, Severity
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState
@@ -134,7 +134,7 @@ class _Hunt:
     """The search for one workload: what was tried, and what came of it."""
 
     deriver: BootDeriver
-    choices: tuple[VmChoice, ...]
+    choices: VmSpace
     realm: SignedRealm
     images: ImageSet
     dialects: Sequence[Dialect]

@@ -7,7 +7,7 @@ on the workload alone, so a number names the same VM in every process.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import Any
+from typing import Any, overload
 
 from kbs_rim.appraisal.definition_rules import OFF, REGISTERED, Definition, numbers_of, states_of
 from kbs_rim.appraisal.rule_values import Role
@@ -52,15 +52,33 @@ class VmChoice:
         return f"{self.cpus} vCPUs, {ram}, {sve}, {pmu}, {self.profile}, device tree {tree}"
 
 
-def choices_of(workload: Workload, definition: Definition) -> tuple[VmChoice, ...]:
+@dataclass(frozen=True, slots=True)
+class VmSpace(Sequence[VmChoice]):
+    """The VMs in their order, made when they are asked for. ``axes`` are names with values, ``order`` has positions in each of them."""
+
+    axes: tuple[tuple[str, tuple[Any, ...]], ...]
+    order: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        """Return how many VMs there are."""
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, number: int) -> VmChoice: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[VmChoice]: ...
+    def __getitem__(self, number: int | slice) -> VmChoice | Sequence[VmChoice]:
+        """Return one VM, or a space of some of them."""
+        if isinstance(number, slice):
+            return VmSpace(self.axes, self.order[number])
+        return VmChoice(**{name: values[place] for (name, values), place in zip(self.axes, self.order[number], strict=True)})
+
+
+def choices_of(workload: Workload, definition: Definition) -> VmSpace:
     """Return every VM that ``definition``, the one of ``workload``, describes; at most ``definition.max_candidates``."""
-    axes = dict(_axes(workload, definition))
-    positions = product(*(range(len(values)) for values in axes.values()))
-    ordered = sorted(positions, key=lambda places: (sum(places), places))
-    names, lists = tuple(axes), tuple(axes.values())
-    return tuple(
-        VmChoice(**{name: lists[axis][place] for axis, (name, place) in enumerate(zip(names, places, strict=True))}) for places in ordered
-    )
+    axes = tuple((name, tuple(values)) for name, values in _axes(workload, definition))
+    positions = product(*(range(len(values)) for _, values in axes))
+    return VmSpace(axes, tuple(sorted(positions, key=lambda places: (sum(places), places))))
 
 
 def _axes(workload: Workload, definition: Definition) -> Iterator[tuple[str, Sequence[Any]]]:
