@@ -23,6 +23,8 @@ MAX_RIMS = 1024
 _LABEL_LENGTH = 200
 _HEX = re.compile(r"(?:[0-9a-f]{2})+", re.IGNORECASE)
 _MEMBERS = {"rim", "rem", "rems", "rpv", "label"}
+_SHORTEST_PADDING = 16
+"""Zero bytes behind a SHA-384 in a register of 64; a SHA-512 that ends so does not happen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,12 @@ def read_hex(value: object, what: str) -> bytes:
 
 
 def check_reference(reference: RealmReference) -> RealmReference:
-    """Return ``reference`` if all its registers have the length of one algorithm, as a realm's do; raise ``ValueError``."""
+    """Return ``reference`` if all its registers have the length of one algorithm, as a realm's do; raise ``ValueError``.
+
+    A register as wide as the RMM keeps it, with zeros behind a shorter digest, is not mistaken for a SHA-512.
+    """
+    if len(reference.rim) == max(DIGEST_BYTES) and not any(reference.rim[-_SHORTEST_PADDING:]):
+        raise ValueError("the RIM is padded with zeros to 64 bytes: give the digest alone, as --json and tokens have it")
     if any(len(value) != len(reference.rim) for value in reference.rems.values()):
         raise ValueError(f"RIM and REMs have one length, one of {', '.join(map(str, DIGEST_BYTES))} bytes")
     return reference

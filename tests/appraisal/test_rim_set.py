@@ -104,6 +104,13 @@ def seen(*appraisals, rules=None, trusted=("sha256:a", "sha256:b")):
     return [item.reference for item in rims], left_out
 
 
+@pytest.mark.parametrize("digest", [32, 48])
+def test_a_padded_register_is_not_taken_for_a_sha512(digest):
+    """``kbs-rim measure`` prints registers of 64 bytes as text; a verifier would never see such a RIM in a token."""
+    document = {"rim": (b"\x11" * digest).ljust(64, b"\0").hex()}
+    refused("endorsement.malformed", "padded with zeros", read_rims, document, "label")
+
+
 def test_what_was_allowed_is_published_once_and_oldest_first():
     references, left_out = seen(appraisal(OTHER), appraisal(), appraisal(OTHER), appraisal())
     assert [reference.rim for reference in references] == [RIM, OTHER]
