@@ -7,7 +7,9 @@ of his own, can add their digests afterwards; he cannot put them in front of wha
 - in REM1 the action "Exit Boot Services Invocation": firmware starts nothing behind it. "Returning from EFI Application" says that all
   images before it gave control back, and a boot loader is called as a boot option (TCG PC Client PFP 10.4.4; EDK2's Tcg2Dxe). What QEMU
   hands over with ``-kernel`` is loaded before the first such call, as drivers are.
-- in REM2 the kernel's load options: what a boot loader reads, and the sections of a UKI, are measured before.
+- in REM2 the kernel's load options: what a boot loader reads, and the sections of a UKI, are measured before. Linux's EFI stub measures an
+  initrd behind them, but not one that it reads from a file because the load options say ``initrd=``. QEMU's firmware says so too and hands
+  the initrd over all the same; a kernel from QEMU cannot read a file that QEMU did not give.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,13 +32,17 @@ _BOOTED_SECTIONS = (LINUX, CMDLINE, INITRD)
 
 @dataclass(frozen=True, slots=True)
 class BootOrder:
-    """Positions among the events of an appraisal between which the realm was started. ``stub`` says that a UKI's own stub did it."""
+    """Positions among the events of an appraisal between which the realm was started.
+
+    ``stub``: a UKI's own stub did it. ``file``: the kernel may have read its initrd from a file.
+    """
 
     returned: int
     called: int
     left: int
     options: int
     stub: bool
+    file: bool
 
     @classmethod
     def of(cls, events: Sequence[ClassifiedEvent], algorithm: HashAlgorithm) -> "BootOrder":
@@ -49,7 +55,7 @@ class BootOrder:
         options = next(
             (at for at, event in enumerate(events) if event.logged.rem == REM2 and event.means(Meaning.LOAD_OPTIONS)), len(events)
         )
-        return cls(returned, called, left, options, _by_a_stub(events, options, algorithm))
+        return cls(returned, called, left, options, _by_a_stub(events, options, algorithm), _may_read_a_file(events, options, called))
 
     def in_time(self, at: int, event: ClassifiedEvent) -> bool:
         """Whether the event at this position can have been part of what started the realm."""
@@ -58,6 +64,8 @@ class BootOrder:
             return start < at < self.left
         if event.logged.rem == REM2 and event.role in _READ_BY_LOADERS:
             return self.stub or at < self.options
+        if event.logged.rem == REM2 and event.role is Role.INITRD:
+            return self.stub or not self.file or at < self.options
         return True
 
     def too_late(self, events: Sequence[ClassifiedEvent]) -> Iterator[ClassifiedEvent]:
@@ -86,6 +94,13 @@ def _by_a_stub(events: Sequence[ClassifiedEvent], options: int, algorithm: HashA
     images = {event.image.id: event.image for event in events if event.image is not None and event.role is Role.UKI}
     pes = (image.measurements.pe for image in images.values())
     return any(_measured_whole(pe.uki, measured, algorithm) for pe in pes if pe is not None and pe.uki is not None)
+
+
+def _may_read_a_file(events: Sequence[ClassifiedEvent], options: int, called: int) -> bool:
+    if options == len(events) or not any("initrd=" in meaning.text for meaning in events[options].meanings):
+        return False
+    started = [at for at, event in enumerate(events) if event.logged.rem == REM1 and event.role is Role.KERNEL]
+    return any(at > called for at in started)
 
 
 def _measured_whole(uki: UkiFacts, measured: set[bytes], algorithm: HashAlgorithm) -> bool:

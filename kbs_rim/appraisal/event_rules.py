@@ -18,6 +18,7 @@ from kbs_rim.evidence.printable import printable
 from kbs_rim.evidence.tcg_structures import parse_tagged_event
 
 _BOOT_IMAGE = "BOOT_IMAGE="
+_INITRD = "initrd="
 _OWNER_SIZE = 16
 """EFI_SIGNATURE_DATA begins with the GUID of whoever enrolled the certificate."""
 _AGGREGATE = b"boot_aggregate"
@@ -72,11 +73,21 @@ def object_to_load_options(text: str, allowance: Allowance) -> Objection | None:
     """Judge the command line that a kernel took from its load options. GRUB puts BOOT_IMAGE= in front, which no kernel obeys."""
     if text in allowance.own_command_lines:
         return None
+    if _INITRD in text and not _speaks_of_initrd(allowance.rules):
+        return Objection(
+            "rem.command-line", "the kernel was told to read an initrd, which it does not measure", f"no {_INITRD}", _shown(text)
+        )
     objection = _command_line(text, allowance.rules)
     first, _, rest = text.partition(" ")
     if objection is not None and first.startswith(_BOOT_IMAGE) and '"' not in first and _command_line(rest, allowance.rules) is None:
         return None
     return objection
+
+
+def _speaks_of_initrd(rules: RuntimeRules) -> bool:
+    """Whether the workload writes the parameter out: Linux's EFI stub finds it inside of other parameters too, where a star may stand."""
+    line = rules.command_line
+    return line is not None and any(_INITRD in text for text in (*line.exact, *line.required, *line.allowed))
 
 
 def _command_line(text: str, rules: RuntimeRules) -> Objection | None:

@@ -129,3 +129,34 @@ def test_attack_required_digest_extended_after_the_boot():
     assert error_ids(judged(images, *good, digests=named)) == set()
     late = (CALLING, load(KERNEL_CODE), OPTIONS, *EXIT, READ_INITRD, load(GRUB_CODE))
     assert error_ids(judged(images, *late, digests=named)) == {"rem.event-missing"}
+
+
+DIRECT = (KERNEL, RAMDISK)
+MEASURED_BY_THE_KERNEL: Event = (3, TAG, LOAD_OPTIONS, INITRD)
+
+
+def told(line: str) -> Event:
+    """The kernel's event with the text in it, which a guest may put there."""
+    return (3, IPL, load_options(line), None)
+
+
+def test_attack_initrd_read_from_a_file_and_the_good_one_made_up():
+    """EDK2 says ``initrd=initrd`` to a kernel from QEMU, which gets its initrd otherwise. A kernel from the host's disk reads that file."""
+    rules = {"command_line": {"exact": [f"initrd=initrd {LINE}"]}}
+    options = told(f"initrd=initrd {LINE}")
+    from_qemu = (load(KERNEL_CODE), CALLING, options, MEASURED_BY_THE_KERNEL, *EXIT)
+    assert error_ids(judged(DIRECT, *from_qemu, **rules)) == set()
+    from_disk = (CALLING, load(KERNEL_CODE), options, MEASURED_BY_THE_KERNEL, *EXIT)
+    assert error_ids(judged(DIRECT, *from_disk, **rules)) == {"rem.image-missing"}
+    by_a_loader = (CALLING, load(KERNEL_CODE), READ_INITRD, options, *EXIT)
+    assert error_ids(judged(DIRECT, *by_a_loader, **rules)) == set()
+
+
+@pytest.mark.parametrize("line", ["root=UUID=1initrd=/evil.img", "root=UUID=1 initrd=/evil.img"])
+def test_attack_initrd_smuggled_in_where_a_star_stands(line):
+    """Linux's EFI stub looks for ``initrd=`` anywhere in the load options."""
+    rules = {"command_line": {"allowed": ["root=UUID=*", "*=*"]}}
+    events = (load(KERNEL_CODE), CALLING, told(line), MEASURED_BY_THE_KERNEL, *EXIT)
+    assert "rem.command-line" in error_ids(judged(DIRECT, *events, **rules))
+    good = (load(KERNEL_CODE), CALLING, told("root=UUID=1"), MEASURED_BY_THE_KERNEL, *EXIT)
+    assert error_ids(judged(DIRECT, *good, **rules)) == set()
