@@ -18,7 +18,8 @@ from kbs_rim.evidence.printable import printable
 from kbs_rim.evidence.tcg_structures import parse_tagged_event
 
 _BOOT_IMAGE = "BOOT_IMAGE="
-_INITRD = "initrd="
+_FILES_READ = ("initrd=", "dtb=")
+"""What makes Linux's EFI stub read files from the disk that it was started from (drivers/firmware/efi/libstub)."""
 _OWNER_SIZE = 16
 """EFI_SIGNATURE_DATA begins with the GUID of whoever enrolled the certificate."""
 _AGGREGATE = b"boot_aggregate"
@@ -84,10 +85,10 @@ def object_to_load_options(text: str, allowance: Allowance) -> Objection | None:
     return objection
 
 
-def _speaks_of_initrd(rules: RuntimeRules) -> bool:
+def _written_out(parameter: str, rules: RuntimeRules) -> bool:
     """Whether the workload writes the parameter out: Linux's EFI stub finds it inside of other parameters too, where a star may stand."""
     line = rules.command_line
-    return line is not None and any(_INITRD in text for text in (*line.exact, *line.required, *line.allowed))
+    return line is not None and any(parameter in text for text in (*line.exact, *line.required, *line.allowed))
 
 
 def _command_line(text: str, rules: RuntimeRules) -> Objection | None:

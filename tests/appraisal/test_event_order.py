@@ -152,9 +152,9 @@ def test_attack_initrd_read_from_a_file_and_the_good_one_made_up():
     assert error_ids(judged(DIRECT, *by_a_loader, **rules)) == set()
 
 
-@pytest.mark.parametrize("line", ["root=UUID=1initrd=/evil.img", "root=UUID=1 initrd=/evil.img"])
+@pytest.mark.parametrize("line", ["root=UUID=1initrd=/evil.img", "root=UUID=1 initrd=/evil.img", "root=UUID=dtb=/evil.dtb"])
 def test_attack_initrd_smuggled_in_where_a_star_stands(line):
-    """Linux's EFI stub looks for ``initrd=`` anywhere in the load options."""
+    """Linux's EFI stub looks for ``initrd=`` and ``dtb=`` anywhere in the load options."""
     rules = {"command_line": {"allowed": ["root=UUID=*", "*=*"]}}
     events = (load(KERNEL_CODE), CALLING, told(line), MEASURED_BY_THE_KERNEL, *EXIT)
     assert "rem.command-line" in error_ids(judged(DIRECT, *events, **rules))
