@@ -74,10 +74,11 @@ def object_to_load_options(text: str, allowance: Allowance) -> Objection | None:
     """Judge the command line that a kernel took from its load options. GRUB puts BOOT_IMAGE= in front, which no kernel obeys."""
     if text in allowance.own_command_lines:
         return None
-    if _INITRD in text and not _speaks_of_initrd(allowance.rules):
-        return Objection(
-            "rem.command-line", "the kernel was told to read an initrd, which it does not measure", f"no {_INITRD}", _shown(text)
-        )
+    for file in _FILES_READ:
+        if file in text and not _written_out(file, allowance.rules):
+            return Objection(
+                "rem.command-line", "the kernel was told to read a file, which it does not measure", f"no {file}", _shown(text)
+            )
     objection = _command_line(text, allowance.rules)
     first, _, rest = text.partition(" ")
     if objection is not None and first.startswith(_BOOT_IMAGE) and '"' not in first and _command_line(rest, allowance.rules) is None:
