@@ -209,7 +209,7 @@ def _with_tree(subject: "DraftSubject", arguments: Sequence[str], tree_file: str
     from kbs_rim.cli.workload_from_tree import stock_tree
     from kbs_rim.evidence.printable import printable
 
-    tree, stock = None, ""
+    tree = None
     if options["dtb"] is not None:
         tree = read_tree(options["dtb"])
     elif tree_file and Path(tree_file).is_file():
@@ -217,12 +217,13 @@ def _with_tree(subject: "DraftSubject", arguments: Sequence[str], tree_file: str
     elif tree_file:
         raise click.UsageError(f"the VMM is told to load the device tree {tree_file[:200]}, which is not here: give it with --dtb")
     elif options.get("qemu_version"):
-        tree, stock = stock_tree(subject, arguments, options["qemu_version"], options["host_address_bits"])
+        subject = stock_tree(subject, arguments, options["qemu_version"], options["host_address_bits"])
+        tree = subject.tree
     if tree is None and subject.definition.tree_changes:
         raise click.UsageError(f"{printable(subject.definition.tree_changes[0])}, in a way that is not modelled: give the tree with --dtb")
     wanted = options["tree"]
-    registered = wanted == "registered" or (wanted == "auto" and tree is not None and not stock)
-    return replace(subject, tree=tree, stock_tree=stock, tree_mode="registered" if registered else "rules")
+    registered = wanted == "registered" or (wanted == "auto" and tree is not None and not subject.stock_tree)
+    return replace(subject, tree=tree, tree_mode="registered" if registered else "rules")
 
 
 def _show(subject: "DraftSubject", drafted: "Draft", images: "Sequence[ChosenImage]", options: dict[str, Any]) -> None:

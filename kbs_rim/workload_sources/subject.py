@@ -1,6 +1,6 @@
 """What a workload is drafted from: a VM with its images, the hosts that may run it, the RMMs and page sizes to expect."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +11,7 @@ from kbs_rim.measurement.rmm import RmmVersion
 from kbs_rim.measurement.vmm.calculation import MeasurementPlan, RealmExtras, calculate, plan_measurement
 from kbs_rim.measurement.vmm.definition import VmDefinition
 from kbs_rim.measurement.vmm.host_capabilities import BREAKPOINTS, HostCapabilities
+from kbs_rim.measurement.vmm.profile import VmRequest
 from kbs_rim.measurement.vmm.request import EffectiveHost, ImageSize, effective_host, request_of
 from kbs_rim.measurement.vmm.vmm_profile import VmmProfile
 
@@ -78,16 +79,21 @@ def outcomes_of(subject: DraftSubject) -> tuple[Outcome, ...]:
     ``document.vm-arguments``, and ``document.workload-draft`` for an image that lies where no granule digests fit.
     """
     found = []
-    for choice in subject.hosts or (HostChoice("", _ANY_HOST),):
-        effective = effective_host(subject.definition, choice.capabilities, subject.profile)
-        sizes = {role: ImageSize(image.size, image.kernel) for role, image in subject.images.items()}
-        request = request_of(subject.definition, effective, sizes)
+    for choice, effective, request in requests_of(subject):
         for rmm in subject.versions:
             for page_size in subject.page_sizes:
                 plan = plan_measurement(subject.profile, request, rmm, subject.tree, RealmExtras(host_page_size=page_size))
                 rim = _rim(plan, rmm, subject) if choice.name else None
                 found.append(Outcome(choice.name, effective, rmm, page_size, plan, rim))
     return tuple(found)
+
+
+def requests_of(subject: DraftSubject) -> Iterator[tuple[HostChoice, EffectiveHost, VmRequest]]:
+    """Yield what each host gives the VM, or a host of no name where none was named. Raises as ``outcomes_of`` does."""
+    sizes = {role: ImageSize(image.size, image.kernel) for role, image in subject.images.items()}
+    for choice in subject.hosts or (HostChoice("", _ANY_HOST),):
+        effective = effective_host(subject.definition, choice.capabilities, subject.profile)
+        yield choice, effective, request_of(subject.definition, effective, sizes)
 
 
 def _rim(plan: MeasurementPlan, rmm: RmmVersion, subject: DraftSubject) -> bytes:

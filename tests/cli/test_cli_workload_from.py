@@ -119,6 +119,16 @@ def test_qemus_own_tree_is_named_by_its_digest_or_its_version(capsys, folder):
     assert json.loads(out)["definition"]["device_trees"] == ["qemu-10.0"]
 
 
+def test_the_rim_with_qemus_own_tree_is_that_of_measure(capsys, folder):
+    """A realm's tree is not that of a VM without CCA: no seeds, the host's address bits, the kernel where the RAM begins."""
+    _, out, _ = qemu(capsys, folder, "-c", "fvp", "--qemu-version", "10.0")
+    for rmm in ("1.0", "2.0"):
+        with pytest.raises(SystemExit):
+            main(["measure", "qemu", "-c", "fvp", "--rmm", rmm, "--qemu-version", "10.0", "-k", str(folder / "Image"),
+                  "-i", str(folder / "initrd"), "--json", "--", *words(folder)])  # fmt: skip
+        assert json.loads(capsys.readouterr()[0])["rim"] in out
+
+
 def test_a_tree_that_is_given_must_be_that_one(capsys, folder):
     (folder / "web.dtb").write_bytes(bytes(QEMU_KERNEL.script.load("DTB").data))
     code, out, _ = qemu(capsys, folder, "--json", line=LINE + " -dtb {folder}/web.dtb")
