@@ -28,7 +28,17 @@ def stock_tree(subject: "DraftSubject", arguments: Sequence[str], version_text: 
         raise click.UsageError(f"--qemu-version: {error} ({hint})") from None
     if len(trees) > 1:
         raise click.UsageError("the hosts differ in what QEMU's device tree shows of them, such as their PMU: make a workload for each")
-    return replace(found, tree=next(iter(trees)), stock_tree=f"qemu-{choice.version.name}")
+    bits = address_bits or _guest_bits(found)
+    return replace(found, tree=next(iter(trees)), stock_tree=f"qemu-{choice.version.name}", stock_address_bits=bits)
+
+
+def _guest_bits(subject: "DraftSubject") -> int:
+    """Return the bits of guest addresses that all hosts have, 0 if that is not known: half of a realm's space is unprotected."""
+    from kbs_rim.workload_sources.subject import requests_of
+
+    known = {host.capabilities.ipa_bits for _, host, _ in requests_of(subject)}
+    bits = known.pop() if len(known) == 1 else None
+    return bits - 1 if bits else 0
 
 
 def _trees(subject: "DraftSubject", arguments: Sequence[str], choice: "StockChoice") -> "tuple[DraftSubject, set[bytes]]":

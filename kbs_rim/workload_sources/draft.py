@@ -191,6 +191,7 @@ def _definition(subject: DraftSubject, outcomes: tuple[Outcome, ...]) -> Mapping
         "hotplug_slots": vm.hotplug_slots or None,
         "virtio_mmio": vm.virtio_mmio or None,
         "firmware_address": vm.firmware_base,
+        "host_address_bits": subject.stock_address_bits or None,
         **{f"fw_cfg_{thing}": subject.images[thing].image_id for thing in _handed_over(subject)},
     }
     return table | {key: value for key, value in optional.items() if value is not None}

@@ -37,8 +37,8 @@ class HostChoice:
 class DraftSubject:
     """A VM with its images by role. ``tree`` is the device tree that the VMM loads, None if the profile's own is meant.
 
-    ``stock_tree`` names the tree's maker for a workload's definition (``qemu-10.0``), "" if it is none of QEMU's own. ``hosts`` empty:
-    nobody said where it runs.
+    ``stock_tree`` names the tree's maker for a workload's definition (``qemu-10.0``), "" if it is none of QEMU's own;
+    ``stock_address_bits`` are the guest's in that tree, 0 if not known. ``hosts`` empty: nobody said where it runs.
     """
 
     name: str
@@ -49,6 +49,7 @@ class DraftSubject:
     hosts: tuple[HostChoice, ...] = ()
     tree: bytes | None = field(default=None, repr=False)
     stock_tree: str = ""
+    stock_address_bits: int = 0
     tree_mode: TreeMode = "rules"
     versions: tuple[RmmVersion, ...] = (RmmVersion.V1_0, RmmVersion.V2_0)
     page_sizes: tuple[int, ...] = (GRANULE_SIZE,)
