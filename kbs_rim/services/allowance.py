@@ -1,6 +1,8 @@
 """How much of something may be there at once, in the memory of one process."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 
@@ -30,3 +32,12 @@ class Allowance:
     def give_back(self, name: str) -> None:
         """Count ``name`` no longer; unknown ones, which another process counts, are none of ours."""
         self._taken.pop(name, None)
+
+    @contextmanager
+    def given_back_after(self, *errors: type[Exception], name: str) -> Iterator[None]:
+        """Give ``name`` back if the block raises one of ``errors``: what was counted did not come about."""
+        try:
+            yield
+        except errors:
+            self.give_back(name)
+            raise

@@ -137,7 +137,8 @@ class Broker:
             issued_at=now,
             expires_at=now + self._policy.challenge_lifetime,
         )
-        await self._stores.challenges.issue(challenge)
+        with self._outstanding.given_back_after(NotFound, OurFault, name=challenge_id):
+            await self._stores.challenges.issue(challenge)
         return challenge
 
     async def release(self, challenge_id: str, media_type: str, body: bytes, *, request_id: str = "") -> Release:

@@ -13,7 +13,7 @@ from kbs_rim.adapters.db import Store, open_store
 from kbs_rim.adapters.secrets.local_kek import LocalKeyEncryptionKey
 from kbs_rim.appraisal.ear_policy import EarPolicy
 from kbs_rim.appraisal.ear_signature import EarKey
-from kbs_rim.errors import OurFault, RefusedKey, VerifierUnavailable
+from kbs_rim.errors import NotFound, OurFault, RefusedKey, VerifierUnavailable
 from kbs_rim.evidence.envelope import EVIDENCE_JSON_TYPE, encode_evidence_json
 from kbs_rim.limits import DEFAULT_LIMITS
 from kbs_rim.ports import AppraisalFilter, Challenge, VerifierAnswer
@@ -103,6 +103,15 @@ async def test_a_challenge_commits_to_the_key_and_lives_as_long_as_configured(be
     assert dict(challenge.jwk) == key.to_jwk(), "with the algorithm that was asked for"
     other = await here.issue()
     assert (other.id, other.salt, other.value) != (challenge.id, challenge.salt, challenge.value)
+
+
+async def test_attack_names_that_no_database_holds_take_no_places(bench) -> None:
+    """Such a request costs nothing, and would have kept a place for as long as a challenge lives."""
+    here = bench(max_outstanding=1)
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            await here.issue("a name\0")
+    assert await here.issue()
 
 
 async def test_no_challenge_for_a_key_that_nothing_may_be_sealed_to(bench) -> None:
