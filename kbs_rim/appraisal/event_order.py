@@ -47,11 +47,13 @@ class BootOrder:
     @classmethod
     def of(cls, events: Sequence[ClassifiedEvent], algorithm: HashAlgorithm) -> "BootOrder":
         """Find the positions. What a log does not tell of is taken to lie at its ends."""
-        actions = [(at, event.logged.hashed) for at, event in enumerate(events) if event.logged.rem == REM1]
-        left = next((at for at, text in actions if text == _EXIT), len(events))
-        before = [(at, text) for at, text in actions if at < left]
-        returned = max((at for at, text in before if text == _RETURNING), default=-1)
-        called = max((at for at, text in before if text == _CALLING), default=-1)
+        # By their digests: a workload may name them, and then the log need not hold the text.
+        leaving, returning, calling = (algorithm.digest(text) for text in (_EXIT, _RETURNING, _CALLING))
+        actions = [(at, event.logged.digest) for at, event in enumerate(events) if event.logged.rem == REM1]
+        left = next((at for at, digest in actions if digest == leaving), len(events))
+        before = [(at, digest) for at, digest in actions if at < left]
+        returned = max((at for at, digest in before if digest == returning), default=-1)
+        called = max((at for at, digest in before if digest == calling), default=-1)
         options = next(
             (at for at, event in enumerate(events) if event.logged.rem == REM2 and event.means(Meaning.LOAD_OPTIONS)), len(events)
         )

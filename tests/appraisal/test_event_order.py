@@ -7,6 +7,7 @@ from stage import error_ids
 
 from kbs_rim.appraisal.runtime_workload import ACTIONS
 from kbs_rim.appraisal.workload import Role
+from kbs_rim.evidence.hash_algorithm import HashAlgorithm
 from kbs_rim.measurement.uki import UkiFacts, UkiForm, UkiSection, load_options
 
 ACTION, APPLICATION, IPL, TAG = 0x80000007, 0x80000003, 0xD, 0x6
@@ -100,6 +101,15 @@ def test_attack_kernel_started_without_its_boot_loader_and_the_rest_made_up_afte
     assert missing == {"boot-loader", "boot-file"}
 
 
+def test_attack_exit_of_boot_services_hidden_behind_a_digest_that_the_workload_names():
+    """The event keeps its digest and loses its text: it is let in by name, and still what it is."""
+    exit_text, algorithm = EXIT[0][2], HashAlgorithm.SHA256
+    named = [{"rem": 1, "digest": algorithm.digest(exit_text).hex()}]
+    hidden: tuple[Event, ...] = ((2, ACTION, b"", exit_text), EXIT[1])
+    late = (CALLING, load(KERNEL_CODE), OPTIONS, *hidden, load(SHIM_CODE), load(GRUB_CODE), READ_INITRD)
+    assert error_ids(judged((GRUB, SHIM, KERNEL, RAMDISK), *late, digests=named)) == {"rem.event-order", "rem.image-missing"}
+
+
 def test_attack_shim_told_to_start_the_kernel_in_place_of_the_boot_loader():
     """A file of another name on the host's disk, or load options, make shim start a kernel that its key signed."""
     verdict = judged(LOADED, CALLING, load(SHIM_CODE), load(KERNEL_CODE), OPTIONS, *EXIT, READ_CONFIG, READ_INITRD)
@@ -123,7 +133,7 @@ def test_attack_uki_loaded_and_its_kernel_started_without_it(first):
 
 def test_attack_required_digest_extended_after_the_boot():
     """A boot loader that the workload names by its digest alone."""
-    named = [{"rem": 1, "digest": digests_of(GRUB_CODE)[next(iter(digests_of(b"")))].hex(), "required": True}]
+    named = [{"rem": 1, "digest": HashAlgorithm.SHA256.digest(GRUB_CODE).hex(), "required": True}]
     images = (KERNEL, RAMDISK)
     good = (CALLING, load(GRUB_CODE), load(KERNEL_CODE), READ_INITRD, OPTIONS, *EXIT)
     assert error_ids(judged(images, *good, digests=named)) == set()
