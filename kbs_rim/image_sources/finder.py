@@ -140,6 +140,8 @@ class ImageFinder:
         """Note another name of a file of this source; it is never followed out of it."""
         if symbolic and not target.startswith("/"):
             target = posixpath.join(posixpath.dirname(path), target)
+        if len(self._links) >= self.source_limits.files:
+            raise RefusedSource("source.too-large", f"the source has more than {self.source_limits.files} links")
         self._links[path] = posixpath.normpath(target if target.startswith("/") else f"/{target}")
 
     def forget(self, hidden: Callable[[str], bool]) -> None:
@@ -152,6 +154,9 @@ class ImageFinder:
         self._found |= other._found
         self._links |= other._links
         self.skipped += other.skipped
+        # Each layer of a container image has as many names as one archive may have, and there are hundreds of layers.
+        if max(len(self._found), len(self._links), len(self.skipped)) > self.source_limits.files:
+            raise RefusedSource("source.too-large", f"the source has more than {self.source_limits.files} names")
         self.hashed_bytes += other.hashed_bytes
 
     def finish(self) -> tuple[FoundImage, ...]:
@@ -160,9 +165,11 @@ class ImageFinder:
         Raises ``RefusedSource`` (``source.nothing``) if there are none.
         """
         by_id: dict[str, FoundImage] = {}
+        links: dict[str, list[str]] = {}
+        for name in sorted(self._links):
+            links.setdefault(self._end_of(name), []).append(name)
         for path, (kind, measured, location) in self._found.items():
-            links = tuple(sorted(name for name in self._links if self._end_of(name) == path))
-            place = replace(location, links=links)
+            place = replace(location, links=tuple(links.get(path, ())))
             known = by_id.get(measured.image_id)
             if known:
                 by_id[measured.image_id] = replace(known, locations=(*known.locations, place))
