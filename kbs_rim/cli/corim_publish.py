@@ -10,6 +10,7 @@ from kbs_rim.cli import EXIT_OK
 from kbs_rim.cli.admin_client import AdminClient, connect, connected
 from kbs_rim.cli.corim_files import IN, OUT, document, write
 from kbs_rim.cli.corim_make import end_of, identified
+from kbs_rim.errors import TheirFault
 
 if TYPE_CHECKING:
     from kbs_rim.appraisal.corim_document import Entity
@@ -103,11 +104,26 @@ def _recorded(client: AdminClient, name: str, most: int) -> "list[LabelledRim]":
 
     registered: dict[str, Any] = client.get(f"/admin/v1/workloads/{name}")
     described = parse_workload(registered["workload"])
-    trusted = {image for image in described.image_ids if client.get(f"/admin/v1/images/{image}")["state"] == "active"}
     if not registered["active"]:
         click.echo(f"kbs-rim: {name} is retired: nothing is released to it any more", err=True)
-    items = client.pages("/audit/v1/appraisals", "appraisals", query={"workload": name, "verdict": "allowed"}, limit=most)
+    items = list(client.pages("/audit/v1/appraisals", "appraisals", query={"workload": name, "verdict": "allowed"}, limit=most))
+    loaded = {image for item in items if item["workload_revision"] == registered["revision"] for image in item["facts"].get("images") or ()}
+    trusted = {image for image in loaded if _is_active(client, image, judged=described.device_tree.judges)}
     rims, left_out = rims_of_appraisals(items, name, described.realm, registered["revision"], trusted)
     for line in left_out:
         click.echo(f"kbs-rim: appraisals left out, {line}", err=True)
     return list(rims)
+
+
+def _is_active(client: AdminClient, image: str, *, judged: bool) -> bool:
+    """Say whether an image of an allowed realm may still be loaded.
+
+    Nothing leaves the registry, so one that is not in it is the device tree, which a workload with ``judged`` trees takes by rules.
+    """
+    try:
+        state: str = client.get(f"/admin/v1/images/{image}")["state"]
+    except TheirFault as refusal:
+        if refusal.finding_id != "registry.image-unknown":
+            raise
+        return judged
+    return state == "active"

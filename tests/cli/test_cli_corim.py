@@ -12,12 +12,18 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from kbs_rim.appraisal.corim import parse_corim, read_corim
+from kbs_rim.appraisal.corim_document import Comid, Corim, Profile
+from kbs_rim.appraisal.corim_writer import encode_corim
+from kbs_rim.appraisal.image_reference import ImageReference
+from kbs_rim.appraisal.workload import Role
 from kbs_rim.evidence import base64url
 from kbs_rim.measurement.image import measure_image
 from kbs_rim.realm.simulator import SimulatedRealm
 from tests.appraisal.test_corim_signature import ROOT, chained
-from tests.broker_stage import Site
+from tests.broker_stage import VMS, Site, expect, register_image
 from tests.cli_broker import run
+from tests.http.test_guest_honest_path import OldClient
+from tests.http.test_guest_without_log import NAME, ask, furnish
 from tests.stage import Stage
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -294,14 +300,15 @@ def test_images_go_from_one_broker_to_another(broker, capsys, keys):
     assert run(capsys, "image", "show", ids[0])[0] == 1
     assert good(capsys, "import", signed, "--key", keys / "pub.pem") == out
     shown = json.loads(run(capsys, "image", "show", ids[0], "--json")[1])
-    assert shown["provenance"]["corim-signer"] == "Acme Images"
+    words = {name: shown["provenance"][name] for name in ("corim-signer", "corim-signer-says")}
+    assert words == {"corim-signer": str(keys / "pub.pem"), "corim-signer-says": "Acme Images"}
     assert (shown["roles"], shown["compression"]) == (["kernel"], "gzip")
     exported = keys / "again.cbor"
     report = json.loads(good(capsys, "export", *ids, "-o", exported, "--json"))
     assert report["images"] == ids
     again = read_corim(exported.read_bytes()).corim
     assert [image.measurements for image in again.images] == [measure_image(path.read_bytes()) for path in (kernel, initrd)]
-    assert again.images[0].provenance["corim-signer"] == "Acme Images"
+    assert again.images[0].provenance["corim-signer-says"] == "Acme Images"
 
 
 def test_images_are_not_imported_on_anybodys_word(broker, capsys, keys):
@@ -316,6 +323,35 @@ def test_images_are_not_imported_on_anybodys_word(broker, capsys, keys):
     good(capsys, "sign", summary, "--key", keys / "key.pem", "--signer", "x", "-o", signed)
     bad(capsys, 1, "granule digests are missing", "import", signed, "--key", keys / "pub.pem")
     assert json.loads(run(capsys, "image", "list", "--json")[1]) == {"images": []}
+
+
+def test_a_signer_does_not_choose_what_was_checked_or_by_whom(broker, capsys, keys):
+    """Whoever has a trusted key may sign anything, but what it says of keys and chains must not read as if it was checked here."""
+    claims = {"signed-by": "the archive's key", "corim-signer": "Debian", "package": "linux"}
+    image = ImageReference(measure_image((IMAGES / "initrd.bin").read_bytes()), "an initrd", (Role.INITRD,), claims)
+    comid = Comid(tag_id="i", images=(image,))
+    (keys / "i.cbor").write_bytes(encode_corim(Corim(id="x", profile=Profile.IMAGE, comids=(comid,))))
+    good(capsys, "sign", keys / "i.cbor", "--key", keys / "key.pem", "--signer", "Debian", "-o", keys / "i.cose")
+    good(capsys, "import", keys / "i.cose", "--key", keys / "pub.pem")
+    shown = json.loads(run(capsys, "image", "show", image.measurements.image_id, "--json")[1])["provenance"]
+    assert shown == {
+        "corim": "x",
+        "corim-signer": str(keys / "pub.pem"),
+        "corim-signer-says": "Debian",
+        "corim-says-signed-by": "the archive's key",
+        "corim-says-corim-signer": "Debian",
+        "corim-says-package": "linux",
+    }
+
+
+def test_a_corim_of_which_one_image_was_revoked_registers_none_of_the_others(broker, capsys, keys):
+    revoked = run(capsys, "image", "add", str(IMAGES / "initrd.bin"), "--name", "an initrd", "--role", "initrd")[1].strip()
+    run(capsys, "image", "revoke", revoked, "--reason", "bad")
+    images = ["--image", f"kernel={IMAGES / 'linux.bin'}", "--image", f"initrd={IMAGES / 'initrd.bin'}"]
+    good(capsys, "describe", *images, "-o", keys / "i.cbor")
+    good(capsys, "sign", keys / "i.cbor", "--key", keys / "key.pem", "--signer", "x", "-o", keys / "i.cose")
+    bad(capsys, 1, "registry.image-revoked", "import", keys / "i.cose", "--key", keys / "pub.pem")
+    assert [item["id"] for item in json.loads(run(capsys, "image", "list", "--json")[1])["images"]] == [revoked]
 
 
 def test_a_revoked_image_is_not_exported(broker, capsys):
@@ -390,6 +426,25 @@ async def test_a_rim_that_stands_on_a_revoked_image_is_not_published(site: Site,
     assert code == 1
     assert "1 of them: an image of the realm is not active any more" in err
     assert not (keys / "w").exists()
+
+
+async def test_a_rim_whose_tree_was_judged_by_rules_is_published_until_the_tree_is_revoked(site: Site, capsys, keys, monkeypatch):
+    """Such a tree is in no registry, so its image is unknown there; but somebody may have registered the same bytes, and revoked them."""
+    await furnish(site)
+    assert (await ask(site, OldClient("RSA-OAEP"))).status == 200
+    monkeypatch.setenv("KBS_RIM_URL", site.internal_url())
+    monkeypatch.setenv("KBS_RIM_TOKEN", site.trust.tokens["auditor"])
+    monkeypatch.delenv("KBS_RIM_TOKEN_FILE", raising=False)
+    await asyncio.to_thread(good, capsys, "publish", NAME, "-o", keys / "w")
+    [record] = await site.appraisals(limit=1)
+    facts = (await site.record(record["id"]))["appraisal"]["facts"]
+    assert [realm.rim.hex() for realm in read_corim((keys / "w").read_bytes()).corim.endorsements.realms] == [facts["rim"]]
+    [load] = [load for load in VMS["qemu-kernel"].script.loads if load.name == "DTB"]
+    tree = await register_image(site, bytes(load.data), "device-tree")
+    assert tree in facts["images"]
+    await expect(site, 200, "POST", f"/admin/v1/images/{tree}/state", {"state": "revoked", "reason": "CVE"})
+    code, _, err = await asyncio.to_thread(run, capsys, "corim", "publish", NAME, "-o", str(keys / "x"))
+    assert (code, "not active any more" in err) == (1, True)
 
 
 def test_publish_signs_with_all_that_it_takes(capsys, keys):
