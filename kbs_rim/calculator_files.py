@@ -4,6 +4,7 @@
 """
 
 import tomllib
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ _HOSTS, _PROFILES = "host_capabilities", "vmm_profiles"
 
 
 def load_host_capabilities(name: str) -> HostCapabilities:
-    """Return the capabilities of a shipped host (``fvp``), or of a file. Several are merged by ``restricted_by``.
+    """Return the capabilities of a shipped host (``fvp``), of a file, or of parts of one host (``fvp+kvm``): the lower of each value.
 
     Raises ``ConfigurationError`` if there is neither, or it is not TOML; ``InvalidDocument`` (``document.host``) for a wrong key or value.
     """
-    return parse_host_capabilities(_read(_find(name, _HOSTS, shipped_hosts())))
+    parts = (name,) if Path(name).is_file() else name.split("+")
+    known = [parse_host_capabilities(_read(_find(part, _HOSTS, shipped_hosts()))) for part in parts]
+    return reduce(HostCapabilities.restricted_by, known)
 
 
 def load_vmm_profile(name: str) -> VmmProfile:

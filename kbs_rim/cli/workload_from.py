@@ -25,7 +25,7 @@ _COMMON = (
     click.option("--name", required=True, help="The workload's name."),
     click.option("--description", default="", help="For people, up to 1000 characters."),
     click.option("-c", "--host", "hosts", multiple=True, metavar="HOST|FILE",
-                 help="A kind of host that may run it: fvp, qemu-max-8.2, kvm, rmm-1.0-eac5, or a TOML file. Repeat for others."),
+                 help="A kind of host that may run it: fvp, qemu-max-8.2, a TOML file, or parts joined as fvp+kvm. Repeat for others."),
     click.option("--register", is_flag=True, help="Register images that are missing, then the workload."),
     click.option("--yes", is_flag=True, help="Register without asking."),
 )  # fmt: skip
@@ -74,7 +74,7 @@ def command() -> None:
 @command.command("qemu-args")
 @with_options(_COMMAND, *_COMMON, *_DRAFTED, *_QEMU)
 @connected
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", metavar="-- VMM ARGUMENTS", nargs=-1, type=click.UNPROCESSED)
 def qemu_args(command_file: Path | None, arguments: tuple[str, ...], **options: Any) -> int:
     """From QEMU's command line: behind --, or in the file of --command."""
     return draft("qemu", _words(command_file, arguments), (), options, typed=True)
@@ -83,7 +83,7 @@ def qemu_args(command_file: Path | None, arguments: tuple[str, ...], **options: 
 @command.command("kvmtool-args")
 @with_options(_COMMAND, *_COMMON, *_DRAFTED)
 @connected
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", metavar="-- VMM ARGUMENTS", nargs=-1, type=click.UNPROCESSED)
 def kvmtool_args(command_file: Path | None, arguments: tuple[str, ...], **options: Any) -> int:
     """From the command line of lkvm run: behind --, or in the file of --command."""
     return draft("kvmtool", _words(command_file, arguments), (), options, typed=True)

@@ -76,9 +76,16 @@ def _rules(subject: DraftSubject, draft: Draft) -> Iterator[RuleMeaning]:
     yield RuleMeaning("realm.rpv", rpv, meaning)
     yield RuleMeaning("realm.rems", ", ".join(map(str, workload.realm.rems)), "nothing was measured at run time")
     if workload.definition is not None:
-        needed = "the VMM writes no log: " if workload.definition.without_log else "if the log is missing: "
         count = workload.definition.size(1, max(1, len(draft.trees)))
-        yield RuleMeaning("definition", f"{count} {'VM' if count == 1 else 'VMs'} to try", f"{needed}the broker derives it")
+        yield RuleMeaning("definition", f"{count} {'VM' if count == 1 else 'VMs'} to try", _definition_meaning(draft))
+
+
+def _definition_meaning(draft: Draft) -> str:
+    workload = draft.workload
+    if workload.definition is not None and workload.definition.without_log:
+        return "the VMM writes no log: the broker derives it"
+    made = "; a device tree that the guest does not send is made anew" if workload.device_tree.judges else ""
+    return f"a log comes with the token, as the VMM writes one{made}"
 
 
 def _tree_rules(draft: Draft) -> Iterator[RuleMeaning]:
@@ -86,7 +93,8 @@ def _tree_rules(draft: Draft) -> Iterator[RuleMeaning]:
     if not rules.judges:
         yield RuleMeaning("device_tree", "registered", "the device tree is one of the images above, byte for byte")
         return
-    yield RuleMeaning("device_tree.pack", rules.pack, "each node of the tree, which the guest must send, keeps the rules of this pack")
+    source = "which the guest sends or the broker makes anew" if draft.workload.definition else "which the guest must send"
+    yield RuleMeaning("device_tree.pack", rules.pack, f"each node of the tree, {source}, keeps the rules of this pack")
     exact = rules.bootargs.exact
     text = f'"{printable(exact[0], _BOOTARGS_SHOWN)}"' if exact else "(none)"
     yield RuleMeaning("device_tree.bootargs", text, "the kernel's command line is this, exactly")
@@ -101,6 +109,8 @@ def _parameter_rules(draft: Draft) -> Iterator[RuleMeaning]:
         yield RuleMeaning(f"parameters.{name}", value, "exactly" if bounds.exact else "any of these")
     sve = f"{rules.sve_vector_bits.min} to {rules.sve_vector_bits.max} bits" if rules.sve else "off"
     yield RuleMeaning("parameters.sve", sve, "vectors of this length" if rules.sve else "a realm with SVE is refused")
+    lpa2 = ("on", "52-bit addresses may be on") if rules.lpa2 else ("off", "a realm with LPA2 is refused")
+    yield RuleMeaning("parameters.lpa2", *lpa2)
     pmu = f"{rules.pmu_counters.min} to {rules.pmu_counters.max} counters" if rules.pmu else "off"
     yield RuleMeaning("parameters.pmu", pmu, "a PMU may be there" if rules.pmu else "a realm with a PMU is refused")
 

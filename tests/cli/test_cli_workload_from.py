@@ -66,6 +66,16 @@ def test_the_review_has_rules_images_rims_what_is_open_and_warnings(capsys, fold
         assert text in out
 
 
+def test_the_review_says_what_happens_without_a_log_and_with_lpa2(capsys, folder):
+    """With a measurement log the broker refuses a realm that comes without one; the definition then stands in for the tree only."""
+    _, out, _ = qemu(capsys, folder, "-c", "fvp")
+    assert "a log comes with the token, as the VMM writes one; a device tree that the guest does not send is made anew" in out
+    assert "52-bit addresses may be on" in out
+    _, out, _ = qemu(capsys, folder, "-c", "fvp+kvm", line=LINE.replace(",measurement-log=on", ""))
+    assert "the VMM writes no log: the broker derives it" in out
+    assert "a realm with LPA2 is refused" in out
+
+
 def test_the_rims_are_those_of_measure(capsys, folder):
     _, out, _ = qemu(capsys, folder, "-c", "fvp")
     for rmm in ("1.0", "2.0"):

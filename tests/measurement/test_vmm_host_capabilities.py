@@ -86,6 +86,16 @@ def test_a_wrong_key_is_named(document, word):
     assert refused.value.finding_id == "document.host"
 
 
+def test_parts_of_one_host_are_joined_and_the_lower_value_counts(tmp_path: Path):
+    assert load_host_capabilities("fvp+kvm") == load_host_capabilities("fvp").restricted_by(load_host_capabilities("kvm"))
+    assert load_host_capabilities("rmm-1.0-eac5+fvp").num_bps == 2
+    odd = tmp_path / "a+b"
+    odd.write_text("num_bps = 3\n")
+    assert load_host_capabilities(str(odd)).num_bps == 3
+    with pytest.raises(ConfigurationError, match="none is neither"):
+        load_host_capabilities("fvp+none")
+
+
 def test_files_of_ones_own(tmp_path: Path):
     good, bad = tmp_path / "fvp", tmp_path / "bad.toml"
     good.write_text("num_bps = 3\n")
