@@ -279,7 +279,7 @@ def _mapped(rule: LogRule, log: RuntimeLog) -> EventLog:
         raise MalformedEvidence(problem.id, problem.message, expected=problem.expected, seen=problem.seen)
     mapped = in_rems(log.log, rule)
     if mapped is None:
-        message = f"the {log.label} log counts {log.log.registers} registers: say how they went to REMs"
+        message = f"the {log.label} log counts {log.log.registers} registers: say how they went to REMs (--mapping uefi, say)"
         raise MalformedEvidence("rem.numbering", message, expected="a pcr_mapping", seen=log.label.value)
     return mapped
 

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         error.show()
         sys.exit(EXIT_USAGE)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"kbs-rim: {error.format_message()}", err=True)
         sys.exit(EXIT_FAILED)
     except click.Abort:
         click.echo("kbs-rim: interrupted", err=True)

@@ -38,7 +38,7 @@ def command() -> None:
 @click.option("--initrd", type=_INPUT, help="The initrd, if -initrd names a file of another machine.")
 @host_facts
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", metavar="-- QEMU ARGUMENTS", nargs=-1, type=click.UNPROCESSED)
 def qemu(qemu_version: str, output: Path, as_json: bool, arguments: tuple[str, ...], **options: Any) -> int:
     """Write the tree that QEMU's virt machine makes for ARGUMENTS when no -dtb is given; put -- in front of them.
 

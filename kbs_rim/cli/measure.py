@@ -283,7 +283,7 @@ def _images(definition: "VmDefinition", options: dict[str, Any]) -> "tuple[dict[
     for role in roles:
         path = options[role]
         if role in definition.images and path is None:
-            raise click.UsageError(f"the VM loads a {role}: name its file with --{role} FILE")
+            raise click.UsageError(f"the VM loads {'an' if role == 'initrd' else 'a'} {role}: name its file with --{role} FILE")
         if role in definition.images:
             files[role] = open_image(role, path)
         elif path is not None:

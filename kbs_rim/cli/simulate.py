@@ -50,10 +50,12 @@ _VM_OPTIONS: tuple[_Decorator, ...] = (
     click.option("--no-its", is_flag=True, help="No interrupt translation service."),
     click.option("--no-log", is_flag=True, help="Reserve no log area (the log is written all the same)."),
     click.option("--without-log", is_flag=True, help="The VMM knows no log: no area for one, and none is sent."),
-    click.option("--breakpoints", type=click.IntRange(2, 64), default=2, show_default=True),
-    click.option("--watchpoints", type=click.IntRange(2, 64), default=2, show_default=True),
-    click.option("--pmu-counters", type=click.IntRange(0, 31), default=0, show_default=True),
-    click.option("--sve-bits", type=click.IntRange(0, 2048), default=0, show_default=True, help="Vector length; 0 is no SVE."),
+    click.option("--breakpoints", "--num-bps", "breakpoints", type=click.IntRange(2, 64), default=2, show_default=True),
+    click.option("--watchpoints", "--num-wps", "watchpoints", type=click.IntRange(2, 64), default=2, show_default=True),
+    click.option("--pmu-counters", "--pmu-num-ctrs", "pmu_counters", type=click.IntRange(0, 31), default=0, show_default=True),
+    click.option(
+        "--sve-bits", "--sve-vl", "sve_bits", type=click.IntRange(0, 2048), default=0, show_default=True, help="Vector length; 0 is no SVE."
+    ),
     click.option("--private-memory", is_flag=True, help="An encryption key of its own (RMM 2.0)."),
 )
 _DISK_OPTIONS: tuple[_Decorator, ...] = (

@@ -72,7 +72,7 @@ def choose_images(
     for role in roles:
         text = given.get(role) or named.get(role)
         if not text:
-            raise click.UsageError(f"the VM loads a {role}: name it with --image {role}=FILE")
+            raise click.UsageError(f"the VM loads {'an' if role == 'initrd' else 'a'} {role}: name it with --image {role}=FILE")
         chosen.append(_registered(role, text, client) if text.startswith(_ID_PREFIX) and role in given else _hashed(role, text, client))
     return tuple(chosen)
 

@@ -122,7 +122,8 @@ class Collector:
                 return self._package(request, file, None)
             if not self.sources.apt:
                 raise RefusedSource(
-                    "source.signature", "nobody vouches for the package: name the list of your sources, or say that it may be unsigned"
+                    "source.signature",
+                    "nobody vouches for the package: name the list of your sources (--sources), or take it on your word (--unsigned)",
                 )
             facts = DebPackage(file, self.source_limits).facts
             offer = self._offer(request, facts.package, facts.version)

@@ -97,7 +97,8 @@ class Sources:
         chosen = self.apt if name is None else tuple(item for item in self.apt if item.name == name)
         if not chosen:
             known = ", ".join(item.name for item in self.apt) or "none"
-            raise InvalidDocument("document.sources", f"there is no source {name}" if name else "no source is listed", expected=known)
+            message = f"there is no source {name}" if name else "no source is listed: name a list (--sources, KBS_RIM_IMAGE_SOURCES)"
+            raise InvalidDocument("document.sources", message, expected=known)
         return chosen
 
 
