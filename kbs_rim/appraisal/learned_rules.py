@@ -42,13 +42,14 @@ _ROLE_OF_MATERIAL = {
 
 @dataclass(slots=True)
 class RuleDraft:
-    """A ``runtime`` table while it grows. ``images`` are ids by role, ``optional`` the roles that need not appear; the other members are
-    keys of the table.
+    """A ``runtime`` table while it grows. ``images`` are ids by role, ``optional`` the roles that need not appear, ``either`` those of
+    which one image is enough; the other members are keys of the table.
     """
 
     loose: frozenset[str] = frozenset()
     images: dict[Role, list[RegisteredImage]] = field(default_factory=dict)
     optional: set[Role] = field(default_factory=set)
+    either: set[Role] = field(default_factory=set)
     command_lines: list[str] = field(default_factory=list)
     grub_commands: list[str] = field(default_factory=list)
     firmware_versions: list[str] = field(default_factory=list)
@@ -112,8 +113,11 @@ class RuleDraft:
         return {key: value for key, value in table.items() if key == "actions" or value not in ([], None)}
 
     def _image_rule(self, role: Role) -> dict[str, Any]:
+        """Return the rule; of several images each is required, because each was measured in this one boot."""
         rule: dict[str, Any] = {"role": role.value, "images": [image.id for image in self.images[role]]}
-        return {**rule, "required": False} if role in self.optional else rule
+        if role in self.optional:
+            return {**rule, "required": False}
+        return {**rule, "required": "each"} if len(self.images[role]) > 1 and role not in self.either else rule
 
     def require_less(self, missing: Finding) -> bool:
         """Do not require what was measured too late to have started the realm; return whether that is what ``missing`` is about."""
@@ -121,7 +125,8 @@ class RuleDraft:
             role = next((role for role in self.images if role.value == missing.where.get("role")), None)
             if role is None or role in self.optional:
                 return False
-            self.optional.add(role)
+            several = len(self.images[role]) > 1 and role not in self.either
+            (self.either if several else self.optional).add(role)
             return True
         for rule in self.digests:
             if missing.id == "rem.event-missing" and (rule["rem"], rule["digest"]) == (missing.where.get("rem"), missing.expected):

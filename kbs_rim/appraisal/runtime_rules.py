@@ -16,7 +16,7 @@ from kbs_rim.appraisal.findings import Finding, Severity, errors_of
 from kbs_rim.appraisal.measured_images import MeasuredImages
 from kbs_rim.appraisal.registered_image import ImageState, RegisteredImage
 from kbs_rim.appraisal.runtime_logs import EventReader, LoggedEvent, RuntimeLogs, in_rems
-from kbs_rim.appraisal.runtime_workload import RuntimeImageRule, RuntimeRules
+from kbs_rim.appraisal.runtime_workload import RuntimeRules
 from kbs_rim.appraisal.workload import Workload
 from kbs_rim.errors import MalformedEvidence
 from kbs_rim.evidence.cca_token import RealmClaims
@@ -226,12 +226,15 @@ def _judge_order(events: Sequence[ClassifiedEvent], order: BootOrder) -> Iterato
 
 def _judge_missing(events: Sequence[ClassifiedEvent], rules: RuntimeRules, order: BootOrder, rems: Sequence[int]) -> Iterator[Finding]:
     measured = {event.role for event in events if event.kind is EventClass.IMAGE}
-    seen = {event.role for event in counted_images(events, order, rems)}
+    counted = {(event.role, event.image.id) for event in counted_images(events, order, rems) if event.image is not None}
     for rule in rules.images:
-        if rule.required and rule.role not in seen:
-            why = "none was measured" if rule.role not in measured else "what was measured did not start this realm: the order is another"
-            message = f"the workload requires one of its images for the role {rule.role} in the REMs, and {why}"
-            yield Finding("rem.image-missing", message, expected=_names(rule), where={"role": rule.role.value})
+        absent = tuple(image for image in rule.images if (rule.role, image) not in counted)
+        if not absent or not rule.required or (rule.required != "each" and len(absent) < len(rule.images)):
+            continue
+        why = "it was not measured" if rule.role not in measured else "what was measured did not start this realm: the order is another"
+        wanted = "each" if rule.required == "each" else "one"
+        message = f"the workload requires {wanted} of its images for the role {rule.role} in the REMs, and {why}"
+        yield Finding("rem.image-missing", message, expected=_names(absent), where={"role": rule.role.value})
     in_time = {(event.logged.rem, event.logged.digest.hex()) for at, event in enumerate(events) if not _behind_exit(order, at, event)}
     for named in rules.digests:
         if named.required and (named.rem, named.digest) not in in_time:
@@ -248,9 +251,9 @@ def _behind_exit(order: BootOrder, at: int, event: ClassifiedEvent) -> bool:
     return event.logged.rem == REM1 and at > order.left
 
 
-def _names(rule: RuntimeImageRule) -> str:
-    shown = ", ".join(rule.images[:3])
-    return shown if len(rule.images) <= 3 else f"{shown} and {len(rule.images) - 3} more"
+def _names(images: Sequence[str]) -> str:
+    shown = ", ".join(images[:3])
+    return shown if len(images) <= 3 else f"{shown} and {len(images) - 3} more"
 
 
 def _judge_missing_command_line(events: Sequence[ClassifiedEvent], rules: RuntimeRules) -> Iterator[Finding]:

@@ -66,11 +66,14 @@ class LogRule(Rules):
 
 
 class RuntimeImageRule(Rules):
-    """Images that firmware, boot loader or kernel may have measured in a role. ``required``: one of them must appear."""
+    """Images that firmware, boot loader or kernel may have measured in a role.
+
+    ``required``: one of them must appear, or ``"each"`` of them, as in a chain of boot loaders that start one another.
+    """
 
     role: Role
     images: Annotated[tuple[ImageId, ...], Field(min_length=1, max_length=_COUNT)]
-    required: bool = True
+    required: bool | Literal["each"] = True
 
 
 class CommandLineRules(BootargsRules):

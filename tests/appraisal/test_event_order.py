@@ -47,14 +47,14 @@ def load(code: bytes) -> Event:
     return (2, APPLICATION, bytes(32), code)
 
 
-def judged(images: tuple, *events: Event, **changes):
-    """The verdict on a realm that measured just this, under a workload that demands one image of each role."""
+def judged(images: tuple, *events: Event, required: object = True, **changes):
+    """The verdict on a realm that measured just this, under a workload that demands one image of each role but the kernel's."""
     roles: dict[str, list[str]] = {}
     for image in images:
         roles.setdefault(image.roles[0].value, []).append(image.id)
     table = {
         "logs": [{"kind": "cc"}],
-        "images": [{"role": role, "images": ids, "required": role != "kernel"} for role, ids in roles.items()],
+        "images": [{"role": role, "images": ids, "required": role != "kernel" and required} for role, ids in roles.items()],
         **({} if UKI in images else {"command_line": {"exact": [LINE]}}),
         **changes,
     }
@@ -108,6 +108,20 @@ def test_attack_exit_of_boot_services_hidden_behind_a_digest_that_the_workload_n
     hidden: tuple[Event, ...] = ((2, ACTION, b"", exit_text), EXIT[1])
     late = (CALLING, load(KERNEL_CODE), OPTIONS, *hidden, load(SHIM_CODE), load(GRUB_CODE), READ_INITRD)
     assert error_ids(judged((GRUB, SHIM, KERNEL, RAMDISK), *late, digests=named)) == {"rem.event-order", "rem.image-missing"}
+
+
+def test_attack_chain_of_boot_loaders_cut_short():
+    """shim alone is one of two boot loaders. A workload that wants both says ``each``, and then GRUB has to be there, in time."""
+    images = (SHIM, GRUB, KERNEL, RAMDISK)
+    without = (CALLING, load(SHIM_CODE), load(KERNEL_CODE), OPTIONS, *EXIT, READ_INITRD)
+    assert error_ids(judged(images, *without)) == set(), "one of them is what this workload demands"
+    verdict = judged(images, *without, required="each")
+    assert [(finding.id, finding.expected) for finding in verdict.findings if finding.id.startswith("rem.")] == [
+        ("rem.image-missing", GRUB.id)
+    ]
+    assert "rem.image-missing" in error_ids(judged(images, *without, load(GRUB_CODE), required="each")), "made up afterwards"
+    honest = (event for event in HONEST if event is not READ_CONFIG)
+    assert error_ids(judged(images, *honest, required="each")) == set()
 
 
 def test_attack_shim_told_to_start_the_kernel_in_place_of_the_boot_loader():
