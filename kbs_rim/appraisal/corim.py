@@ -46,12 +46,14 @@ _ENDORSEMENT_PROFILES = (Profile.PLATFORM, Profile.REALM)
 class CorimFile:
     """What a file holds. ``signature`` None: it is unsigned; else it was read, and *not* verified.
 
-    ``payload`` is the unsigned CoRIM inside, byte for byte.
+    ``payload`` is the unsigned CoRIM inside, byte for byte. ``verified_by`` is the key or certificate that the signature was verified
+    with, None if nobody did.
     """
 
     corim: Corim
     payload: bytes
     signature: CorimSignature | None = None
+    verified_by: str | None = None
 
 
 def read_corim(data: bytes, *, limits: Limits = DEFAULT_LIMITS, max_bytes: int | None = None) -> CorimFile:
@@ -80,8 +82,8 @@ def verify_corim(
     payload, signature = _opened(data, limits.endorsement_bytes if max_bytes is None else max_bytes)
     if signature is None:
         raise InvalidDocument("endorsement.signature", "the CoRIM is not signed")
-    _verified(signature, roots, keys, at)
-    return _read(payload, signature, limits)
+    name = _verified(signature, roots, keys, at)
+    return replace(_read(payload, signature, limits), verified_by=name)
 
 
 def parse_corim(data: bytes, *, roots: Sequence[Certificate] = (), at: int, limits: Limits = DEFAULT_LIMITS) -> Endorsements:
@@ -114,9 +116,9 @@ def _opened(data: bytes, most: int) -> tuple[bytes, CorimSignature | None]:
         malformed(f"malformed CBOR: {error}")
 
 
-def _verified(signature: CorimSignature, roots: Sequence[Certificate], keys: Sequence[SignerKey], at: int) -> None:
+def _verified(signature: CorimSignature, roots: Sequence[Certificate], keys: Sequence[SignerKey], at: int) -> str:
     try:
-        verify_signature(signature, roots=roots, keys=keys, at=at)
+        return verify_signature(signature, roots=roots, keys=keys, at=at)
     except MalformedEvidence as error:
         malformed(f"malformed signature: {error}")
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kbs_rim.appraisal.image_reference import BuildPlan, ImageReference
 
 _MAX_PROVENANCE = 4000
+_SAID = "corim-says-"
+"""In front of words of provenance that a CoRIM brought."""
 _ROLES = ("kernel", "initrd", "firmware", "device-tree")
 _summary = click.option("--summary", is_flag=True, help="Leave the granule digests out: good for comparing, not for importing.")
 _output = click.option("--output", "-o", type=OUT, default="-", show_default=True, help="Where to write it; - is standard output.")
@@ -191,12 +193,13 @@ def import_(
 ) -> int:
     """Register the images of FILE, a CoRIM of the image profile, signed by a given key or under a given root.
 
-    All of them are verified before the first one is registered. Where an image comes from stays with it: the CoRIM's id and its
-    signer. Whoever signs can make any image trusted here; workloads still decide which images may boot.
+    All of them are verified before they are registered, in one transaction. Where an image comes from stays with it: the CoRIM's id,
+    the key or certificate that verified it, and what the signer says. Whoever signs can make any image trusted here; workloads still
+    decide which images may boot.
     """
     images, provenance = _verified(file, roots, keys)
     client = None if dry_run else connect(url, token_file, ca_file)
-    registered = [_register(client, image, provenance) for image in images]
+    registered = _register(client, images, provenance)
     if as_json:
         print_json({"images": registered, "registered": not dry_run})
         return EXIT_OK
@@ -228,20 +231,30 @@ def _verified(file: Path, roots: tuple[Path, ...], keys: tuple[Path, ...]) -> "t
         raise InvalidDocument(
             "endorsement.malformed", f"granule digests are missing: {', '.join(incomplete)[:200]}; export without --summary"
         )
-    signer = found.signature.signer if found.signature else None
-    return corim.images, {"corim": str(corim.id), "corim-signer": printable(signer or "not named", 200)}
+    said = found.signature.signer if found.signature else None
+    words = {"corim": str(corim.id), "corim-signer": found.verified_by or "", "corim-signer-says": said or "not named"}
+    return corim.images, {name: printable(text, 200) for name, text in words.items()}
 
 
-def _register(client: AdminClient | None, image: "ImageReference", provenance: dict[str, str]) -> dict[str, Any]:
+def _register(client: AdminClient | None, images: "Iterable[ImageReference]", provenance: dict[str, str]) -> list[dict[str, Any]]:
+    """Register all of them or none; without ``client`` say what would be registered."""
     if client is None:
-        return {"id": image.measurements.image_id, "name": image.name, "roles": [role.value for role in image.roles]}
-    document = {
-        "name": image.name,
-        "roles": [role.value for role in image.roles],
-        "measurements": image.measurements.to_document(),
-        "provenance": {**image.provenance, **provenance},
-    }
-    answer: dict[str, Any] = client.send("POST", "/admin/v1/images", document)
-    if not isinstance(answer.get("id"), str):
-        raise ConfigurationError("the broker's answer has no image id: is --url its internal listener?")
-    return {"id": answer["id"], "name": answer["name"], "roles": answer["roles"]}
+        return [{"id": image.measurements.image_id, "name": image.name, "roles": [role.value for role in image.roles]} for image in images]
+    documents = [
+        {
+            "name": image.name,
+            "roles": [role.value for role in image.roles],
+            "measurements": image.measurements.to_document(),
+            "provenance": {**_second_hand(image.provenance), **provenance},
+        }
+        for image in images
+    ]
+    answers = client.send("POST", "/admin/v1/images/batch", {"images": documents}).get("images")
+    if not isinstance(answers, list):
+        raise ConfigurationError("the broker's answer has no images: is --url its internal listener?")
+    return [{name: answer["image"][name] for name in ("id", "name", "roles")} for answer in answers]
+
+
+def _second_hand(provenance: Mapping[str, str]) -> dict[str, str]:
+    """What the CoRIM says of an image's origin was checked by its signer, if by anybody: it must not read as if it was checked here."""
+    return {name if name.startswith(_SAID) else f"{_SAID}{name}": text for name, text in provenance.items()}

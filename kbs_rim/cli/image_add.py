@@ -164,9 +164,11 @@ def _requests(file: Path | None, asked: Mapping[str, Any]) -> list["ImageRequest
 def _add_stdin(asked: Mapping[str, Any], url: str, token_file: Path | None, ca_file: Path | None, *, as_json: bool) -> None:
     """Register what comes from stdin: it has neither a name nor a length, so both name and role must be told."""
     from kbs_rim.cli.image import measure_file
+    from kbs_rim.image_sources.requests import ImageRequest, RequestKind
 
     if not asked["name"] or not asked["roles"]:
         raise click.UsageError("stdin has no name: give --name and --role")
+    ImageRequest(kind=RequestKind.FILE, value="-", provenance=asked["provenance"])  # refuses words that claim a check
     client = connect(url, token_file, ca_file)
     measured = measure_file(Path("-"))
     document = {

@@ -26,6 +26,16 @@ from kbs_rim.errors import InvalidDocument
 from kbs_rim.image_sources.source_limits import SourceLimits
 
 _IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
+_CHECKED = frozenset({
+    "approved", "corim", "corim-signer", "index", "index-sha256", "keyring-sha256", "manifest-digest", "proposal", "release-date",
+    "release-form", "release-sha256", "signed-by", "vouched-for",
+})  # fmt: skip
+"""Words of provenance that say what was checked: only who checked it may write them."""
+_READ = frozenset({
+    "also", "container", "file", "file-sha256", "folder", "offset", "origin", "package", "package-architecture", "package-file",
+    "package-sha256", "package-version", "reference", "repository", "suite", "via",
+})  # fmt: skip
+"""Words that say what was read in a source; of a file by itself nothing is read but its bytes."""
 _COMMON_KEYS = frozenset({"roles", "match", "name", "provenance", "image_id"})
 
 
@@ -74,6 +84,10 @@ class ImageRequest:
             raise InvalidDocument("document.sources", "image_id is sha256: and 64 hexadecimal digits", seen=self.image_id[:100])
         if self.digest is not None and not _IMAGE_ID.fullmatch(self.digest):
             raise InvalidDocument("document.sources", "digest is sha256: and 64 hexadecimal digits", seen=self.digest[:100])
+        ours = _CHECKED if self.kind is RequestKind.FILE else _CHECKED | _READ
+        if taken := sorted(ours & self.provenance.keys()):
+            message = f"provenance: {taken[0]} says what was checked or read here, and nobody's own words: choose another name"
+            raise InvalidDocument("document.sources", message, seen=taken[0])
 
     @property
     def package(self) -> tuple[str, str | None]:

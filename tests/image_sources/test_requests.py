@@ -106,3 +106,21 @@ def test_sources_that_are_not_valid_are_refused_and_the_key_is_named(text, word)
     with pytest.raises(InvalidDocument, match=word) as caught:
         parse_sources(text.encode(), Path("/"), LIMITS)
     assert caught.value.finding_id == "document.sources"
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("file", "signed-by"),
+        ("file", "vouched-for"),
+        ("deb", "signed-by"),
+        ("deb", "approved"),
+        ("apt", "package"),
+        ("oci_layout", "origin"),
+    ],
+)
+def test_a_manifest_does_not_say_what_was_checked(tmp_path, source, word):
+    data = f'[[image]]\n{source} = "x"\nprovenance = {{ "{word}" = "Debian" }}\n'.encode()
+    with pytest.raises(InvalidDocument) as caught:
+        parse_manifest(data, tmp_path, LIMITS)
+    assert (caught.value.finding_id, caught.value.seen) == ("document.sources", word)
