@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kbs_rim.errors import KbsRimError, RefusedSource
-from kbs_rim.image_sources.apt_source import Offer
+from kbs_rim.image_sources.apt_source import AptSource, Offer
 from kbs_rim.image_sources.collecting import Collector
 from kbs_rim.image_sources.follow_state import Action, FollowState, Proposal, ProposedImage
 from kbs_rim.image_sources.origins import SourcedImage
@@ -111,7 +111,22 @@ class Follower:
         if self._state.propose(proposal):
             yield Event("proposed", rule.name, proposal)
             if rule.approve is Consent.AUTOMATIC:
+                self._demand_end(rule, source)
                 yield from self.approve(proposal.id, by=f"rule {rule.name}")
+
+    def _demand_end(self, rule: FollowRule, source: AptSource) -> None:
+        """Refuse to approve alone from a release that is good for ever: a mirror may show one of years ago to whoever saw none before.
+
+        Then the proposal stays open. A release that is pinned is the one that is meant.
+        """
+        release = self._collector.repository(source).release().release
+        if release.valid_until is None and source.max_age_days is None and source.release_sha256 is None:
+            raise RefusedSource(
+                "source.expired",
+                f"the rule {rule.name} does not approve by itself what may be years old: set max_age_days of the source {source.name}",
+                expected="Valid-Until in the release file, or max_age_days",
+                seen="neither",
+            )
 
     def _supersede(self, rule: FollowRule, proposal: Proposal) -> Iterator[Event]:
         """Note what is current, and propose that what was current before is deprecated."""

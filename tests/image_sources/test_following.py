@@ -35,7 +35,7 @@ class World:
 
     def __init__(self, repository: Repository):
         self.repository, self.registry, self.state = repository, Registry(), FollowState()
-        self.days = 0
+        self.days, self.max_age_days = 0, 30
 
     def release(self, version: str, seed: bytes) -> str:
         self.days += 1
@@ -52,6 +52,7 @@ class World:
             suite="bookworm",
             keyring=self.repository.folder.parent / "archive.gpg",
             signed_by=(signer.fingerprint,),
+            max_age_days=self.max_age_days,
         )
         rules = (FollowRule(**({"name": "kernel", "source": "debian", "package": "linux-image-1"} | rule)),)
         now = NOW + timedelta(days=self.days, hours=1)
@@ -127,6 +128,21 @@ def test_a_rule_may_approve_by_itself_within_its_versions(world):
     assert [event.what for event in world.look(**automatic)] == ["proposed", "approved", "proposed", "approved"]
     assert set(world.registry.images) == {old, new}
     assert set(world.registry.deprecated) == {old}
+
+
+def test_attack_a_mirror_shows_an_old_release_that_never_ends_to_a_rule_that_approves_by_itself(world):
+    """Debian's stable suites have no Valid-Until: without a file of what was seen before, a release of years ago looks like today's."""
+    automatic = {"approve": Consent.AUTOMATIC, "versions": ("6.*",)}
+    world.release("6.2-1", b"full of holes")
+    world.days, world.max_age_days = 1000, None
+    proposed, failed = world.look(**automatic)
+    assert (proposed.what, failed.what, failed.error.finding_id) == ("proposed", "failed", "source.expired")
+    assert world.registry.images == {}
+    assert list(world.state.proposals) == [proposed.proposal.id]
+    world.state = FollowState()
+    world.repository.fields["Valid-Until"] = format_datetime(world.follower()[0]._collector.now + timedelta(days=7), usegmt=True)
+    world.repository.publish()
+    assert [event.what for event in world.look(**automatic)] == ["proposed", "approved"]
 
 
 def test_a_package_that_was_exchanged_before_its_approval_is_refused(world):
