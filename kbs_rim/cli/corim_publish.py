@@ -10,7 +10,7 @@ from kbs_rim.cli import EXIT_OK
 from kbs_rim.cli.admin_client import AdminClient, connect, connected
 from kbs_rim.cli.corim_files import IN, OUT, document, write
 from kbs_rim.cli.corim_make import end_of, identified
-from kbs_rim.errors import TheirFault
+from kbs_rim.errors import InvalidDocument, TheirFault
 
 if TYPE_CHECKING:
     from kbs_rim.appraisal.corim_document import Entity
@@ -105,7 +105,7 @@ def _recorded(client: AdminClient, name: str, most: int) -> "list[LabelledRim]":
     registered: dict[str, Any] = client.get(f"/admin/v1/workloads/{name}")
     described = parse_workload(registered["workload"])
     if not registered["active"]:
-        click.echo(f"kbs-rim: {name} is retired: nothing is released to it any more", err=True)
+        raise InvalidDocument("policy.workload-inactive", f"{name} is retired, and its realms are not to be recommended to others")
     items = list(client.pages("/audit/v1/appraisals", "appraisals", query={"workload": name, "verdict": "allowed"}, limit=most))
     loaded = {image for item in items if item["workload_revision"] == registered["revision"] for image in item["facts"].get("images") or ()}
     trusted = {image for image in loaded if _is_active(client, image, judged=described.device_tree.judges)}

@@ -447,6 +447,17 @@ async def test_a_rim_whose_tree_was_judged_by_rules_is_published_until_the_tree_
     assert (code, "not active any more" in err) == (1, True)
 
 
+async def test_the_rims_of_a_retired_workload_are_not_published(site: Site, capsys, keys, monkeypatch):
+    await site.fetch()
+    await site.ask("POST", "/admin/v1/workloads/qemu-kernel/retire")
+    monkeypatch.setenv("KBS_RIM_URL", site.internal_url())
+    monkeypatch.setenv("KBS_RIM_TOKEN", site.trust.tokens["admin"])
+    monkeypatch.delenv("KBS_RIM_TOKEN_FILE", raising=False)
+    code, _, err = await asyncio.to_thread(run, capsys, "corim", "publish", "qemu-kernel", "-o", str(keys / "w"))
+    assert (code, err.split(": ")[1]) == (1, "policy.workload-inactive")
+    assert not (keys / "w").exists()
+
+
 def test_publish_signs_with_all_that_it_takes(capsys, keys):
     bad(capsys, 64, "give --key and --signer", "publish", "web", "--key", keys / "key.pem")
 
