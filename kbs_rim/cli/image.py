@@ -150,4 +150,7 @@ def _print_overview(rows: list[tuple[str, object]]) -> None:
     for name, value in rows:
         table.add_row(name, Text(str(value)))
     terminal = sys.stdout.isatty()
-    Console(highlight=False, width=None if terminal else _PIPE_COLUMNS).print(table)
+    console = Console(highlight=False, width=None if terminal else _PIPE_COLUMNS)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))

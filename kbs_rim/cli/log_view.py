@@ -256,7 +256,9 @@ def print_rows(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
     for row in rows:
         # Text, not markup: a log must not be able to colour, link or hide anything.
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 # --- the CCEL table ---------------------------------------------------------------------------------------------------

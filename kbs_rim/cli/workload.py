@@ -99,5 +99,7 @@ def read_document(file: Path) -> Any:
     is_json = file.suffix != ".toml" if str(file) != "-" else data.lstrip()[:1] == b"{"
     try:
         return json.loads(data) if is_json else tomllib.loads(data.decode())
+    except UnicodeDecodeError:
+        raise InvalidDocument("document.workload", f"{file} is no text: a workload is TOML or JSON in UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise InvalidDocument("document.workload", f"{file}: {error}") from None

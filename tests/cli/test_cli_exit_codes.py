@@ -42,6 +42,21 @@ def test_a_missing_file_is_exit_2_with_one_line_that_names_it(capsys, tmp_path: 
     assert len(err.splitlines()) == 1
 
 
+def test_what_could_not_be_done_begins_like_every_message(capsys, tmp_path: Path) -> None:
+    """click's own ``Error:`` is for wrong usage only."""
+    (tmp_path / "tree").write_bytes(b"no tree")
+    code, out, err = run(capsys, "dtb", "diff", str(tmp_path / "tree"), str(tmp_path / "tree"))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"kbs-rim: {tmp_path}/tree: tree.malformed: ")
+
+
+def test_a_workload_that_is_no_text_is_said_so(capsys, tmp_path: Path) -> None:
+    file = tmp_path / "web.toml"
+    file.write_bytes(b"name = \xfa")
+    code, _, err = run(capsys, "workload", "check", str(file))
+    assert (code, err) == (1, f"kbs-rim: document.workload: {file} is no text: a workload is TOML or JSON in UTF-8\n")
+
+
 def test_wrong_usage_is_64_all_the_same(capsys) -> None:
     for command in (("token", "check"), ("token", "check", "x", "--challenge", "zz"), ("no-such",), ("workload", "check", "--nope", "x")):
         assert run(capsys, *command)[0] == 64

@@ -58,6 +58,7 @@ def test_the_table_keeps_digests_in_one_piece(capsys):
     assert hashlib.sha512(file.read_bytes()).hexdigest() in out
     assert "device-tree" in out
     assert "0x80000000, 0x8000000 bytes" in out
+    assert not any(line.endswith(" ") for line in out.splitlines())
 
 
 def test_file_names_are_not_markup(capsys, tmp_path):

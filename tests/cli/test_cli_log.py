@@ -90,6 +90,7 @@ def test_table_of_a_vmm_log(run):
     assert lines[1] == "0 - EV_NO_ACTION QEMU 9.1, 2 CPUs, 0x20000000 bytes of RAM not measured"
     assert lines[4] == "3 RIM EV_POST_CODE2 KERNEL: 0x40000000, 0x1388 bytes sha256:34398b85297bf7d9..."
     assert len(lines) == 9
+    assert not any(line.endswith(" ") for line in out.splitlines())
 
 
 def test_json_of_a_vmm_log(run):
