@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LAST_TOKEN_STEP = 3
 """Steps 1 to 3 judge envelope, token and platform: with an error in them nobody knows who signed the REMs."""
+_WHAT_MEASURES = ("platform.", "log.", "rim.", "boot.", "tree.")
+"""Findings on the machine, and on the firmware or kernel that it started: whoever is not those extends REMs with what was never run."""
 
 
 # --- boots ------------------------------------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ def boot_of_appraisal(client: "AdminClient", ticket: str, mapping: str | None, i
 
 def _refuse_unproven(record: Mapping[str, Any]) -> None:
     errors = [finding for finding in record["findings"] if finding["severity"] == "error"]
-    bad = [finding for finding in errors if finding["step"] <= LAST_TOKEN_STEP or finding["id"].startswith("platform.")]
+    bad = [finding for finding in errors if finding["step"] <= LAST_TOKEN_STEP or finding["id"].startswith(_WHAT_MEASURES)]
     if bad or "rems" not in record["facts"]:
         why = f"{bad[0]['id']}: {bad[0]['message']}" if bad else "the record has no REMs"
         raise TheirFault(bad[0]["id"] if bad else "rem.not-judged", f"nothing can be learnt from appraisal {record['id']}: {why}")

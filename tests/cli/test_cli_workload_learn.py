@@ -213,6 +213,18 @@ async def test_attack_an_appraisal_of_a_forged_token_teaches_nothing(site: Site,
         assert finding in err
 
 
+@pytest.mark.parametrize(
+    ("lie", "finding"), [("extra-data", "rim."), ("unregistered-image", "rim.image-unknown"), ("pc-off-entry", "boot.")]
+)
+async def test_attack_a_realm_of_other_firmware_teaches_nothing(site: Site, kbs, lie, finding) -> None:
+    """What a host's own firmware extends REMs with was never run: a genuine token says what was measured, the RIM says by whom."""
+    refused = await site.attempt("qemu-firmware", disk=DISK, lie=lie)
+    assert refused.status == 403
+    code, out, err = await kbs("auditor", "workload", "learn", "--appraisal", refused.document["ticket"], "--accept-unknown")
+    assert (code, out) == (1, "")
+    assert f"nothing can be learnt from appraisal {refused.document['ticket']}: {finding}" in err
+
+
 async def test_an_appraisal_without_logs(site: Site, kbs) -> None:
     refused = await site.attempt("qemu-kernel", lie="rem-moved")
     code, out, err = await kbs("auditor", "workload", "learn", "--appraisal", refused.document["ticket"])
