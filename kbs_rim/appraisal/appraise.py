@@ -144,7 +144,8 @@ def read_tree(
 ) -> TreeReading:
     """Read the device tree that came with the evidence, if one of the workloads judges trees by rules; else nobody looks at it.
 
-    If none came, and the one that the log names is not among the ``registered`` images, it is made anew where a workload defines the VM.
+    If none came, and the one that the log names is not a revoked one of the ``registered`` images, it is made anew where a workload defines
+    the VM.
     """
     judging = [candidate.workload for candidate in candidates if candidate.workload.device_tree.judges]
     if plan is None or not judging:

@@ -12,7 +12,7 @@ from itertools import product
 from kbs_rim.appraisal.definition_rules import GENERATED, STOCK_TREES, Definition, states_of
 from kbs_rim.appraisal.derived_boot import stock_tree
 from kbs_rim.appraisal.findings import Finding, Severity
-from kbs_rim.appraisal.registered_image import ImageSet
+from kbs_rim.appraisal.registered_image import ImageSet, ImageState
 from kbs_rim.appraisal.supplied_tree import NO_TREE, SuppliedTree, TreeReading, TreeSource, as_loaded, image_of_tree, is_tree
 from kbs_rim.errors import InvalidDocument, MalformedEvidence
 from kbs_rim.limits import Limits
@@ -39,14 +39,17 @@ class _Guess:
 
 
 def read_regenerated_tree(plan: BootPlan, definitions: Iterable[Definition], registered: ImageSet, limits: Limits) -> TreeReading:
-    """Make the tree that ``plan`` loads and ``registered`` does not have; at most ``limits.tree_guesses`` are made.
+    """Make the tree that ``plan`` loads; at most ``limits.tree_guesses`` are made.
 
-    Neither tree nor finding if there is nothing to make: the tree is registered, or the log does not say how large the VM is.
+    Neither tree nor finding if there is nothing to make: the tree is revoked, or the log does not say how large the VM is. One that is
+    registered, for another workload perhaps, is made like any other, because the rules judge its bytes and the registry has none; that
+    it cannot be made is no finding, because the workload that names it needs nothing made.
     """
     wanted = next((image for image in plan.images if is_tree(image)), None)
     if wanted is None or plan.vm is None or wanted.size > limits.device_tree_bytes:
         return NO_TREE
-    if registered.registered(wanted.algorithm, wanted.digest) is not None:
+    known = registered.registered(wanted.algorithm, wanted.digest)
+    if known is not None and known.state is ImageState.REVOKED:
         return NO_TREE
     firmware = any(image.description.strip().upper() == "FIRMWARE" for image in plan.images)
     vm, computed, problems = _logged_vm(plan, plan.vm), [], []
@@ -61,7 +64,7 @@ def read_regenerated_tree(plan: BootPlan, definitions: Iterable[Definition], reg
             problems.append(str(problem))
         else:
             computed.append(f"{wanted.algorithm.digest(made).hex()}, {len(made)} bytes")
-    if not computed and not problems:
+    if known is not None or not (computed or problems):
         return NO_TREE
     tried = len(computed) + len(problems)
     message = f"none of {tried} device trees made from the workload's definition is the one that the log names"

@@ -72,13 +72,34 @@ def reading(stage: Stage, evidence, limits=DEFAULT_LIMITS, registered=()):
     return read_tree(evidence, plan, (Candidate(stage.workload, 1),), limits, registered)
 
 
-def test_nothing_is_made_for_a_tree_that_is_registered(monkeypatch):
+def registered_tree(stage: Stage, state: ImageState) -> RegisteredImage:
+    image = measure_image(bytes(next(load.data for load in stage.vm.script.loads if load.name == "DTB")))
+    return RegisteredImage(image.image_id, "tree", (Role.DEVICE_TREE,), state, image)
+
+
+def test_nothing_is_made_for_a_tree_that_is_revoked(monkeypatch):
     monkeypatch.setattr(regenerated_tree, "regenerate_tree", lambda *_: pytest.fail("a tree was made"))
     stage = staged()
-    image = measure_image(bytes(next(load.data for load in stage.vm.script.loads if load.name == "DTB")))
-    known = RegisteredImage(image.image_id, "tree", (Role.DEVICE_TREE,), ImageState.ACTIVE, image)
+    known = registered_tree(stage, ImageState.REVOKED)
     evidence = SimulatedRealm(stage.simulation()).evidence(stage.challenge)
     assert reading(stage, evidence, registered=[known]) == regenerated_tree.NO_TREE
+
+
+@pytest.mark.parametrize("state", [ImageState.ACTIVE, ImageState.DEPRECATED])
+def test_a_tree_that_somebody_registered_is_made_and_judged_all_the_same(state):
+    """Otherwise whoever registers the tree of a VM, for another workload, shuts that VM out of a workload that judges trees by rules."""
+    stage = staged()
+    evidence = SimulatedRealm(stage.simulation()).evidence(stage.challenge)
+    result = reading(stage, evidence, registered=[registered_tree(stage, state)])
+    assert result.supplied is not None
+    assert [finding.id for finding in result.findings] == ["tree.regenerated"]
+
+
+def test_a_registered_tree_that_the_definition_does_not_give_is_no_finding():
+    stage = staged(bootargs=["another"])
+    evidence = SimulatedRealm(stage.simulation()).evidence(stage.challenge)
+    assert [finding.id for finding in reading(stage, evidence).findings] == ["tree.not-regenerated"]
+    assert reading(stage, evidence, registered=[registered_tree(stage, ImageState.ACTIVE)]) == regenerated_tree.NO_TREE
 
 
 def test_attack_a_log_causes_no_more_trees_than_the_limit(monkeypatch):
