@@ -1,7 +1,7 @@
 """``kbs-rim corim describe | export | import``: images, down to their granules, from one administrator to another (docs/corim.md)."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from kbs_rim.cli import EXIT_OK
 from kbs_rim.cli.admin_client import AdminClient, connect, connected, print_json
 from kbs_rim.cli.corim_files import IN, OUT, certificates, read, trusted_keys, write
 from kbs_rim.cli.corim_make import end_of, identified
-from kbs_rim.errors import ConfigurationError, InvalidDocument
+from kbs_rim.errors import ConfigurationError, InvalidDocument, TheirFault
 
 if TYPE_CHECKING:
     from kbs_rim.appraisal.corim_document import Entity, TagId
@@ -236,10 +236,12 @@ def _verified(file: Path, roots: tuple[Path, ...], keys: tuple[Path, ...]) -> "t
     return corim.images, {name: printable(text, 200) for name, text in words.items()}
 
 
-def _register(client: AdminClient | None, images: "Iterable[ImageReference]", provenance: dict[str, str]) -> list[dict[str, Any]]:
+def _register(client: AdminClient | None, images: "Sequence[ImageReference]", provenance: dict[str, str]) -> list[dict[str, Any]]:
     """Register all of them or none; without ``client`` say what would be registered."""
     if client is None:
         return [{"id": image.measurements.image_id, "name": image.name, "roles": [role.value for role in image.roles]} for image in images]
+    for image in images:
+        _refuse_new_parts(client, image)
     documents = [
         {
             "name": image.name,
@@ -253,6 +255,23 @@ def _register(client: AdminClient | None, images: "Iterable[ImageReference]", pr
     if not isinstance(answers, list):
         raise ConfigurationError("the broker's answer has no images: is --url its internal listener?")
     return [{name: answer["image"][name] for name in ("id", "name", "roles")} for answer in answers]
+
+
+def _refuse_new_parts(client: AdminClient, image: "ImageReference") -> None:
+    """Refuse what would give an image that is known already further digests, under which workloads that name it would let other bytes in.
+
+    Who has the bytes may add them (``kbs-rim image add``); a signer may only describe images that no workload names yet.
+    """
+    identity, measured = image.measurements.image_id, image.measurements
+    try:
+        known = client.get(f"/admin/v1/images/{identity}")
+    except TheirFault as refusal:
+        if refusal.finding_id != "registry.image-unknown":
+            raise
+        return
+    if (measured.pe or measured.volumes) and not (known["pe"] or known["volumes"]):
+        message = f"{known['name']} is registered without the parts that the CoRIM says it has: if you have the file, kbs-rim image add it"
+        raise InvalidDocument("registry.image-differs", message, seen=identity)
 
 
 def _second_hand(provenance: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cbor2
@@ -24,6 +25,7 @@ from tests.broker_stage import VMS, Site, expect, register_image
 from tests.cli_broker import run
 from tests.http.test_guest_honest_path import OldClient
 from tests.http.test_guest_without_log import NAME, ask, furnish
+from tests.pe_builder import uki
 from tests.stage import Stage
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -342,6 +344,20 @@ def test_a_signer_does_not_choose_what_was_checked_or_by_whom(broker, capsys, ke
         "corim-says-corim-signer": "Debian",
         "corim-says-package": "linux",
     }
+
+
+def test_attack_a_signer_gives_a_trusted_image_the_digests_of_another_program(broker, capsys, keys):
+    """Workloads name the image already; with the Authenticode digests of another program it would stand for that one too."""
+    path = IMAGES / "initrd.bin"
+    added = run(capsys, "image", "add", str(path), "--name", "an initrd", "--role", "initrd")[1].strip()
+    another = measure_image(uki((".linux", b"evil kernel"), (".cmdline", b"init=/bin/sh"))).pe
+    image = ImageReference(replace(measure_image(path.read_bytes()), pe=another), "an initrd", (Role.INITRD, Role.BOOT_LOADER))
+    comid = Comid(tag_id="i", images=(image,))
+    (keys / "i.cbor").write_bytes(encode_corim(Corim(id="x", profile=Profile.IMAGE, comids=(comid,))))
+    good(capsys, "sign", keys / "i.cbor", "--key", keys / "key.pem", "--signer", "x", "-o", keys / "i.cose")
+    bad(capsys, 1, "registry.image-differs", "import", keys / "i.cose", "--key", keys / "pub.pem")
+    shown = json.loads(run(capsys, "image", "show", added, "--json")[1])
+    assert (shown["pe"], shown["roles"]) == (None, ["initrd"])
 
 
 def test_a_corim_of_which_one_image_was_revoked_registers_none_of_the_others(broker, capsys, keys):
