@@ -396,6 +396,7 @@ class TestCommand:
         code, out, err = self.run("check", "--config", str(REFERENCE))
         assert code == 2
         assert "problem: secrets.kek_file is not set" in err
+        assert "keeps a broker" not in err
         assert out.startswith("digest sha256:")
 
     def checked(self, file: Path, **options: object) -> list[str]:
@@ -415,6 +416,8 @@ class TestCommand:
         text.write_text("x")
         good: dict[str, object] = {"SECRETS__KEK_FILE": str(kek), "VERIFIER__PINNED_KEYS_FILES": [str(jwk)]}
         assert self.checked(file, **good) == []
+        plain = {ENVIRONMENT_PREFIX + key: value if isinstance(value, str) else json.dumps(value) for key, value in good.items()}
+        assert "nothing here keeps a broker from serving" in self.run("check", "--config", str(file), env=plain)[2]
         cases: list[tuple[dict[str, object], str]] = [
             ({"SECRETS__KEK_FILE": f"{tmp_path}/none"}, f"secrets.kek_file: {tmp_path}/none cannot be read: No such file or directory"),
             ({"SECRETS__PREVIOUS_KEK_FILES": [str(text)]}, f"secrets.kek_file: {text} may be read by everybody: chmod 600 {text}"),

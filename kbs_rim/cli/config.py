@@ -66,6 +66,8 @@ def check(config: Path | None, as_json: bool) -> int:
             click.echo(f"problem: {problem}", err=True)
         for warning in settings.warnings():
             click.echo(f"warning: {warning}", err=True)
+        if not problems:
+            click.echo("kbs-rim: nothing here keeps a broker from serving", err=True)
         click.echo(f"digest sha256:{settings.digest()}")
     return EXIT_FAILED if problems else EXIT_OK
 

@@ -94,6 +94,10 @@ def requests_of(subject: DraftSubject) -> Iterator[tuple[HostChoice, EffectiveHo
     sizes = {role: ImageSize(image.size, image.kernel) for role, image in subject.images.items()}
     for choice in subject.hosts or (HostChoice("", _ANY_HOST),):
         effective = effective_host(subject.definition, choice.capabilities, subject.profile)
+        lacking = [name for name in ("num_bps", "num_wps") if getattr(effective.capabilities, name) is None]
+        if lacking:
+            silent = f"{choice.name} is a part of a host and does not say {' and '.join(lacking)}"
+            raise InvalidDocument("document.host", f"{silent}: join it with hardware, as in fvp+{choice.name}")
         yield choice, effective, request_of(subject.definition, effective, sizes)
 
 

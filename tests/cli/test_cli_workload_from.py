@@ -76,6 +76,12 @@ def test_the_review_says_what_happens_without_a_log_and_with_lpa2(capsys, folder
     assert "a realm with LPA2 is refused" in out
 
 
+def test_a_part_of_a_host_is_told_how_to_become_a_whole_one(capsys, folder):
+    code, out, err = qemu(capsys, folder, "-c", "fvp", "-c", "kvm")
+    assert (code, out) == (1, "")
+    assert "kvm is a part of a host and does not say num_bps and num_wps: join it with hardware, as in fvp+kvm" in err
+
+
 def test_the_rims_are_those_of_measure(capsys, folder):
     _, out, _ = qemu(capsys, folder, "-c", "fvp")
     for rmm in ("1.0", "2.0"):
