@@ -157,6 +157,8 @@ class ImageFinder:
         # Each layer of a container image has as many names as one archive may have, and there are hundreds of layers.
         if max(len(self._found), len(self._links), len(self.skipped)) > self.source_limits.files:
             raise RefusedSource("source.too-large", f"the source has more than {self.source_limits.files} names")
+        if sum(len(name) + len(target) for name, target in self._links.items()) > self.source_limits.names_bytes:
+            raise RefusedSource("source.too-large", f"the names of the source have more than {self.source_limits.names_bytes} bytes")
         self.hashed_bytes += other.hashed_bytes
 
     def finish(self) -> tuple[FoundImage, ...]:

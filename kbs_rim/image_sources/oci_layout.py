@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,8 @@ _LAYER = re.compile(
 )
 _PACKINGS = {None: Packing.NONE, "gzip": Packing.GZIP, "zstd": Packing.ZSTD}
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+_MARKS, _ITSELF, _INSIDE = "/", "s", "i"
+"""Key of a node for what is hidden of it, which no name can be; the path itself, and everything in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +85,37 @@ class _Layer:
             return True
         return False
 
-    def hides(self, path: str) -> bool:
-        """Return whether a path of a lower layer is not to be seen any more."""
-        if path in self.files or path in self.folders or path in self.removed:
-            return True
-        above = posixpath.dirname(path)
-        while True:
-            if above in self.files or above in self.removed or above in self.emptied:
-                return True
-            if above in ("/", ""):
-                return False
-            above = posixpath.dirname(above)
+    def hider(self) -> Callable[[str], bool]:
+        """Return what tells whether a path of a lower layer is not to be seen any more.
+
+        A path is followed through a tree of names, folder by folder: names of thousands of folders cost no more than their length.
+        """
+        tree: dict[str, Any] = {}
+        for path, what in (
+            *((path, _ITSELF) for path in self.folders),
+            *((path, _INSIDE) for path in self.emptied),
+            *((path, _ITSELF + _INSIDE) for path in (*self.files, *self.removed)),
+        ):
+            node = tree
+            for name in _names(path):
+                node = node.setdefault(name, {})
+            node[_MARKS] = node.get(_MARKS, "") + what
+
+        def hides(path: str) -> bool:
+            node: dict[str, Any] | None = tree
+            for name in _names(path):
+                if node is None or _INSIDE in node.get(_MARKS, ""):
+                    break
+                node = node.get(name)
+            else:
+                return node is not None and _ITSELF in node.get(_MARKS, "")
+            return node is not None
+
+        return hides
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name]
 
 
 class OciLayout:
@@ -198,7 +220,7 @@ class OciLayout:
             raise RefusedSource(
                 "source.oci-digest", "an unpacked layer is not what its digest says", expected=str(diff_id)[:100], seen=unpacked
             )
-        finder.forget(effects.hides)
+        finder.forget(effects.hider())
         finder.join(upper)
         return whole.size
 

@@ -19,6 +19,7 @@ class SourceLimits:
     unpacked_bytes: int = _limit(16 * GIB, "bytes", "one archive, unpacked; a desktop's container image has less than 8 GiB")
     files: int = _limit(500_000, "files", "one archive or folder; a Linux source tree has 90,000")
     name_bytes: int = _limit(4 * KIB, "bytes", "PATH_MAX of Linux")
+    names_bytes: int = _limit(128 * MIB, "bytes", "all names and targets of links of one source; a Linux source tree has 4 MiB")
     extended_header_bytes: int = _limit(1 * MIB, "bytes", "pax records of one file; extended attributes are below 64 KiB")
     decompressor_bytes: int = _limit(160 * MIB, "bytes", "memory for one stream: xz -9 needs 65 MiB, zstd --long=27 needs 128 MiB")
     control_bytes: int = _limit(4 * MIB, "bytes", "the control file of a package, or the part of it that we read")

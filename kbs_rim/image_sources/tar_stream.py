@@ -78,12 +78,16 @@ def tar_members(source: Readable, limits: SourceLimits) -> Iterator[TarMember]:
     """
     reader = _TarReader(source, limits)
     names: set[str] = set()
+    held = 0
     for member in reader.members():
         if member.path in names and member.kind is not TarKind.FOLDER:
             raise RefusedSource("source.name-twice", f"{member.path} stands twice in the archive", seen=member.path)
         names.add(member.path)
         if len(names) > limits.files:
             raise RefusedSource("source.too-large", f"the archive has more than {limits.files} files")
+        held += len(member.path) + len(member.target)
+        if held > limits.names_bytes:
+            raise RefusedSource("source.too-large", f"the names in the archive have more than {limits.names_bytes} bytes")
         yield member
 
 
