@@ -67,6 +67,8 @@ def describe(
     shown = [image.summarised() for image in described] if summary else described
     identity, until = corim_id, end_of(not_after, days)
     write(output, _encoded(shown, plans, identity, entities, not_before, until))
+    if str(output) != "-":
+        click.echo(f"{output}: {len(shown)} images")
     return EXIT_OK
 
 

@@ -139,6 +139,8 @@ def _signing_key(path: Path, generate: bool) -> "SigningKey":
             file.write(key.pem())
         click.echo(f"kbs-rim: new signing key in {path}", err=True)
         return key
+    if not path.exists():
+        raise click.ClickException(f"{path}: there is no signing key; --generate-key makes one")
     return SigningKey.load(path.read_bytes())
 
 

@@ -294,7 +294,8 @@ def test_verify_refuses(capsys, keys, unsigned):
 def test_images_go_from_one_broker_to_another(broker, capsys, keys):
     described, signed = keys / "images.cbor", keys / "images.cose"
     kernel, initrd = IMAGES / "linux.bin.gz", IMAGES / "initrd.bin"
-    good(capsys, "describe", "--image", f"kernel={kernel}", "--image", f"initrd={initrd}", "--entity", "Acme", "-o", described)
+    said = good(capsys, "describe", "--image", f"kernel={kernel}", "--image", f"initrd={initrd}", "--entity", "Acme", "-o", described)
+    assert said == f"{described}: 2 images\n"
     good(capsys, "sign", described, "--key", keys / "key.pem", "--signer", "Acme Images", "-o", signed)
     ids = [measure_image(path.read_bytes()).image_id for path in (kernel, initrd)]
     out = good(capsys, "import", signed, "--key", keys / "pub.pem", "--dry-run")

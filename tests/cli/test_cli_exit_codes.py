@@ -50,6 +50,11 @@ def test_what_could_not_be_done_begins_like_every_message(capsys, tmp_path: Path
     assert err.startswith(f"kbs-rim: {tmp_path}/tree: tree.malformed: ")
 
 
+def test_a_signing_key_that_is_not_there_can_be_made(capsys, tmp_path: Path) -> None:
+    code, out, err = run(capsys, "verifier", "--signing-key", str(tmp_path / "key"))
+    assert (code, out, err) == (2, "", f"kbs-rim: {tmp_path}/key: there is no signing key; --generate-key makes one\n")
+
+
 def test_a_workload_that_is_no_text_is_said_so(capsys, tmp_path: Path) -> None:
     file = tmp_path / "web.toml"
     file.write_bytes(b"name = \xfa")
