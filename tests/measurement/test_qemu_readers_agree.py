@@ -42,7 +42,7 @@ ONLY_WITHOUT_THE_TREE = re.compile(
 """What only the reader for the tree refuses: QEMU itself would, the tree is another one, or what it adds to the tree is not known."""
 ONLY_FOR_THE_TREE = re.compile(
     r"-object rme-guest bogus|-pflash|-drive: firmware|-(?:machine|M) pflash0|-smp: CPU hotplug|-(?:machine|M) gic-version|"
-    r"-(?:machine|M) (?:compact-)?highmem|-(?:machine|M) (?:secure|its)"
+    r"-(?:machine|M) (?:compact-)?highmem|-(?:machine|M) (?:secure|its)|-device loader: what it loads"
 )
 """What only the reader for the measurement refuses: no realm is like that, or where such a one would lie is not known."""
 

@@ -214,6 +214,8 @@ def test_every_name_stands_in_one_table():
         (["-M", "virt,gic-version=2"], "-M gic-version"),
         (["-M", "q35"], "q35"),
         (["-M", "virt,virt"], "virt is not modelled"),
+        (["-device", "loader,file=x,addr=0x48000000"], "-device loader: what it loads"),
+        (["-device", '{"driver": "guest-loader", "addr": "0x48000000"}'], "-device guest-loader: what it loads"),
         (["-M", "virt,highmem=off"], "-M highmem"),
         (["-M", "virt,secure=on"], "-M secure"),
         (["-M", "virt,its=perhaps"], "neither on, off nor auto"),

@@ -252,6 +252,8 @@ def _drive(option: GivenOption, found: _Collected) -> None:
 def _device(option: GivenOption, found: _Collected) -> None:
     first = properties_of(option.written, option.value, "driver")[0]
     name = first.value if first.key in ("", "driver") else ""
+    if name in options.LOADERS:
+        raise refuse_argument(f"{option.written} {name}", "what it loads, or where it starts the CPU, is not modelled: leave it out")
     if options.DEVICES_IN_TREE.fullmatch(name):
         found.tree_changes.append(f"{option.written} {name}: it changes the device tree")
     else:

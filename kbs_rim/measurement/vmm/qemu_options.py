@@ -84,6 +84,8 @@ DEVICES_WITHOUT_EFFECT = re.compile(
     r"pvpanic-pci|pci-serial|edu|isa-[a-z]+|vmcoreinfo|i6300esb"
 )
 """PCI devices and what sits on them: the tree names the host bridge only."""
+LOADERS = ("loader", "guest-loader")
+"""Devices that put bytes of their own into RAM before the start, or say where the CPU starts."""
 DEVICES_IN_TREE = re.compile(
     r"arm-smmuv3|virtio-iommu-pci|virtio-(?:mem|pmem)-pci|pxb-pcie|nvdimm|pc-dimm|tpm-tis-device|vfio-(?:platform|amd-xgbe|calxeda-xgmac)|"
     r"[a-z0-9-]*sysbus[a-z0-9-]*"

@@ -226,7 +226,7 @@ def _device(option: GivenOption, found: _Collected) -> None:
     if name == _VIRTIO_IOMMU:
         found.virtio_iommu = _pci_address(f"{option.written} {name}", dict(items))
         return
-    if _DEVICES_IN_TREE.fullmatch(name):
+    if _DEVICES_IN_TREE.fullmatch(name) or name == "guest-loader":
         raise refuse_argument(f"{option.written} {name}", "what it adds to the device tree is not known")
     found.ignored.append(f"{option.written} {name}")
     if not _DEVICES_WITHOUT_EFFECT.fullmatch(name):
