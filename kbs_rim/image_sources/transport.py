@@ -9,6 +9,7 @@ import http.client
 import re
 import shutil
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,6 +21,8 @@ from kbs_rim.errors import OurFault, RefusedSource
 from kbs_rim.image_sources.byte_streams import CHUNK_BYTES, HashingReader
 
 _TIMEOUT_S = 60
+_SLOWEST_BYTES_S = 4096
+"""A mirror that is slower than this, after its first minute, never ends: 50 MiB would take four hours."""
 _TRIES = 3
 _SCHEMES = ("http", "https", "file")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -153,9 +156,11 @@ class Mirror:
     def _copy(self, url: str, target: IO[bytes], max_bytes: int, progress: Callable[[int], None]) -> None:
         request = urllib.request.Request(url, headers={"User-Agent": _AGENT})  # noqa: S310 - the scheme was checked
         with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
-            seen = 0
-            while chunk := answer.read(CHUNK_BYTES):
+            seen, started = 0, time.monotonic()
+            while chunk := answer.read1(CHUNK_BYTES):  # what is there: a whole chunk may take a slow mirror months
                 seen += len(chunk)
+                if time.monotonic() - started > _TIMEOUT_S + seen / _SLOWEST_BYTES_S:
+                    raise OurFault(f"{url} comes so slowly that it never ends: {seen} bytes in {time.monotonic() - started:.0f} s")
                 if seen > max_bytes:
                     raise RefusedSource("source.too-large", f"{url} is larger than it may be", expected=f"at most {max_bytes} bytes")
                 target.write(chunk)

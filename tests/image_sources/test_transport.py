@@ -1,6 +1,8 @@
 """Mirrors over HTTP: what they may do, and what is kept of them."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kbs_rim.errors import OurFault, RefusedSource
+from kbs_rim.image_sources import transport
 from kbs_rim.image_sources.transport import Mirror
 from tests.package_forge import sha256_of
 
@@ -25,6 +28,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(self.server.content)  # type: ignore[attr-defined]
+        elif self.path == "/d/slow":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for byte in FILE[:200]:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.005)
         else:
             self.send_error(503 if self.path == "/d/busy" else 404)
 
@@ -77,6 +87,14 @@ def test_a_mirror_that_sends_without_end_is_cut_off(server):
     with pytest.raises(RefusedSource) as caught:
         mirror(server).fetch("file+1.deb", 1000)
     assert caught.value.finding_id == "source.too-large"
+
+
+def test_attack_a_mirror_that_sends_a_byte_now_and_then_is_left(server, monkeypatch):
+    """Each byte comes before the time for an answer is over; the file would take years."""
+    assert mirror(server).fetch("slow", 1000) == FILE[:200]
+    monkeypatch.setattr(transport, "_TIMEOUT_S", 0.1)
+    with pytest.raises(OurFault, match="so slowly"):
+        mirror(server).fetch("slow", 1000)
 
 
 def test_what_is_not_there_is_said_to_be_so_and_what_fails_is_tried_again(server):
