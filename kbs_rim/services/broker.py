@@ -283,7 +283,7 @@ class Broker:
             bound_workloads=trust.bound_workloads,
         )
         with Stage(attempt, "appraise", self._observe):
-            verdict = await self._off_loop(lambda: appraise(case))
+            verdict = await self.trust.without_revoked(await self._off_loop(lambda: appraise(case)), trust)
         if trust.secret is None:
             unknown = Finding("request.secret-unknown", "no secret of this name is registered", seen=attempt.challenge.secret)
             verdict = replace(verdict, allowed=False, findings=(*verdict.findings, unknown))

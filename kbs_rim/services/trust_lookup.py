@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from kbs_rim.appraisal.appraise import Candidate, digests_of, worth_replaying
+from kbs_rim.appraisal.appraise import Candidate, Verdict, digests_of, worth_replaying
 from kbs_rim.appraisal.derived_boot import digest_of_id
+from kbs_rim.appraisal.findings import Finding
 from kbs_rim.appraisal.measured_images import NO_IMAGES, MeasuredImages
 from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
 from kbs_rim.appraisal.supplied_tree import TreeReading
@@ -94,6 +95,25 @@ class TrustLookup:
         return MeasuredImages(
             RegisteredImage(record.id, record.name, record.roles, record.state, record.measurements) for record in records
         )
+
+    async def without_revoked(self, verdict: Verdict, trust: Trust) -> Verdict:
+        """Refuse what was allowed with a revoked image that nobody named beforehand: the tree that was made for a realm without a log.
+
+        It is read after the view, as ``measured_for`` is: a release needs the registry to stand still from the view on.
+        """
+        named = {image.id for image in trust.images}
+        others = [image_id for image_id in verdict.facts.get("images", ()) if image_id not in named]
+        if not verdict.allowed or not others:
+            return verdict
+        digests = [(HashAlgorithm.SHA256.value, digest_of_id(image_id)) for image_id in others]
+        found = await self._images.find_images(digests, with_granules=False)
+        message = "{}, which was made from the workload's definition, is revoked"
+        revoked = [image for image in found if image.state is ImageState.REVOKED]
+        findings = tuple(Finding("rim.image-revoked", message.format(image.name), seen=image.id) for image in revoked)
+        if not findings:
+            return verdict
+        others_said = tuple(finding for finding in verdict.findings if finding.id != "policy.accepted")
+        return replace(verdict, allowed=False, findings=(*others_said, *findings))
 
     async def _with_granules(self, images: Sequence[RegisteredImage], algorithm: HashAlgorithm) -> list[RegisteredImage]:
         """Add granule digests: from the cache, and the missing ones from the database. States are those read before."""

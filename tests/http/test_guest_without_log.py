@@ -93,6 +93,22 @@ async def test_attack_an_image_revoked_between_two_boots_without_a_log(site: Sit
     assert {"rim.image-revoked", "rim.no-candidate"} <= findings
 
 
+async def test_attack_the_log_is_left_out_to_load_a_revoked_device_tree(site: Site) -> None:
+    """A log names the tree, so that its state is looked up; one that is made from the definition is named by nobody."""
+    await furnish(site)
+    client = OldClient("RSA-OAEP")
+    [load] = [load for load in VMS[VM].script.loads if load.name == "DTB"]
+    tree = await register_image(site, bytes(load.data), "device-tree")
+    assert (await ask(site, client)).status == 200
+    await expect(site, 200, "POST", f"/admin/v1/images/{tree}/state", {"state": "revoked", "reason": "CVE"})
+    answer = await ask(site, client)
+    assert (answer.status, answer.document["type"].rpartition(":")[2]) == (403, "measurement-refused"), answer
+    [record] = await site.appraisals(limit=1)
+    findings = {finding["id"] for finding in (await site.record(record["id"]))["appraisal"]["findings"]}
+    assert "rim.image-revoked" in findings
+    assert "policy.accepted" not in findings
+
+
 @pytest.mark.parametrize("lie", ["tampered-kernel", "unmeasured-initrd"])
 async def test_attack_a_realm_that_the_definition_does_not_describe(site: Site, lie: str) -> None:
     await furnish(site)
