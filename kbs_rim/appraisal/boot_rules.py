@@ -28,6 +28,7 @@ _ALIGNMENT = {Role.FIRMWARE: GRANULE_SIZE, Role.DEVICE_TREE: 8}
 """Firmware computes addresses by page and offset, so it runs at page boundaries only."""
 _RECS_JUDGED = 8
 """Runnable vCPUs that are looked at one by one; more than one is refused anyway, and each could leave five findings."""
+_TREES_SHOWN = 3
 _KNOWN_FLAGS = RealmFlags.LPA2 | RealmFlags.SVE | RealmFlags.PMU | RealmFlags.DA | RealmFlags.MEC_PRIVATE
 _CLAIMED_ROLES = {"KERNEL": Role.KERNEL, "INITRD": Role.INITRD, "FIRMWARE": Role.FIRMWARE, "DTB": Role.DEVICE_TREE}
 
@@ -86,8 +87,9 @@ def _findings(
     yield from _judge_overlaps(plan, page)
     yield from _judge_kernel(by_role.get(Role.KERNEL), plan, ram)
     yield from _judge_log_area(plan, tree, ram)
-    yield from _judge_recs(plan, by_role, workload)
-    yield from _judge_tree(by_role, tree, ram, plan, workload)
+    unknown = _unknown_trees(plan, images)
+    yield from _judge_recs(plan, by_role, workload, unknown)
+    yield from _judge_tree(by_role, tree, ram, plan, workload, unknown)
 
 
 # --- images and roles -------------------------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ def _place(
         roles = [role for role in workload.roles_of(image.id) if role in image.roles]
         if not roles and image.id == judged_tree:
             roles = [Role.DEVICE_TREE]
-        claimed = _CLAIMED_ROLES.get(loaded.description.strip().upper())
+        claimed = _claimed_role(loaded)
         where: dict[str, str | int] = {"event": loaded.event, "image": image.id, "address": hex(loaded.base)}
         if not roles:
             findings.append(_unexpected(image, claimed, workload, where))
@@ -124,6 +126,16 @@ def _place(
             message = f"the workload requires one of its {rule.role.value} images and none was loaded"
             findings.append(Finding("boot.role-missing", message, expected=_names(rule), where={"role": rule.role.value}))
     return placed, findings
+
+
+def _unknown_trees(plan: BootPlan, images: Mapping[int, RegisteredImage]) -> tuple[LoadedImage, ...]:
+    """Return what the log calls a device tree and nobody knows. A claim: it words findings and never stands for a tree that was judged."""
+    unknown = (loaded for loaded in plan.images if loaded.event not in images)
+    return tuple(loaded for loaded in unknown if _claimed_role(loaded) is Role.DEVICE_TREE)
+
+
+def _claimed_role(loaded: LoadedImage) -> Role | None:
+    return _CLAIMED_ROLES.get(loaded.description.strip().upper())
 
 
 def _unexpected(image: RegisteredImage, claimed: Role | None, workload: Workload, where: dict[str, str | int]) -> Finding:
@@ -259,7 +271,7 @@ def _judge_parameters(params: RealmCreate, rules: ParameterRules) -> Iterator[Fi
     ]
     for name, value, bounds, applies in checks:
         if applies and value not in bounds:
-            expected = f"{bounds.min} to {bounds.max}"
+            expected = str(bounds.min) if bounds.exact else f"{bounds.min} to {bounds.max}"
             yield Finding("boot.parameters", f"{name} is out of bounds", expected=expected, seen=str(value), where={"parameter": name})
 
 
@@ -271,7 +283,8 @@ def _ram_of(plan: BootPlan, tree: DeviceTreeFacts | None) -> Range | None:
 
 def _judge_ram(ram: Range | None, workload: Workload) -> Iterator[Finding]:
     rules = workload.memory
-    expected = f"one range from {rules.base:#x}, {rules.size.min:#x} to {rules.size.max:#x} bytes"
+    size = f"{rules.size.min:#x}" if rules.size.exact else f"{rules.size.min:#x} to {rules.size.max:#x}"
+    expected = f"one range from {rules.base:#x}, {size} bytes"
     if ram is None:
         yield Finding("boot.ram", "the log does not give RAM as one range", expected=expected)
     elif ram.base != rules.base or ram.top - ram.base not in rules.size:
@@ -304,7 +317,7 @@ def _runnable(plan: BootPlan) -> tuple[RecRecord, ...]:
     return tuple(record for record in plan.recs if record.rec.runnable)
 
 
-def _judge_recs(plan: BootPlan, by_role: Mapping[Role, Placed], workload: Workload) -> Iterator[Finding]:
+def _judge_recs(plan: BootPlan, by_role: Mapping[Role, Placed], workload: Workload, unknown: tuple[LoadedImage, ...]) -> Iterator[Finding]:
     """Exactly one runnable vCPU, which starts at the start of the right image with the registers of the boot protocol."""
     runnable = _runnable(plan)
     if len(runnable) != 1:
@@ -317,16 +330,18 @@ def _judge_recs(plan: BootPlan, by_role: Mapping[Role, Placed], workload: Worklo
         if entry is not None and rec.pc != entry.loaded.base:
             message = f"the vCPU does not start at the entry point of the {entry.role.value}"
             yield Finding("boot.entry-point", message, expected=hex(entry.loaded.base), seen=hex(rec.pc), where=where)
-        yield from _judge_registers(rec.gprs, by_role.get(Role.DEVICE_TREE), workload, where)
+        placed = by_role.get(Role.DEVICE_TREE)
+        trees = unknown if placed is None else (placed.loaded,)
+        yield from _judge_registers(rec.gprs, trees, workload, where)
 
 
-def _judge_registers(gprs: tuple[int, ...], tree: Placed | None, workload: Workload, where: Mapping[str, str | int]) -> Iterator[Finding]:
-    if workload.entry.x0 == "zero":
-        expected: int | None = 0
-    else:
-        expected = tree.loaded.base if tree is not None else None
-    if gprs[0] != expected:
-        shown = "the measured device tree" if expected is None else hex(expected)
+def _judge_registers(
+    gprs: tuple[int, ...], trees: tuple[LoadedImage, ...], workload: Workload, where: Mapping[str, str | int]
+) -> Iterator[Finding]:
+    """x0 is zero or a tree; one that nobody knows only keeps this rule from saying what is untrue, and is a finding of its own."""
+    good = [0] if workload.entry.x0 == "zero" else [tree.base for tree in trees]
+    if gprs[0] not in good:
+        shown = " or ".join(map(hex, good[:_TREES_SHOWN])) or "the measured device tree"
         yield Finding("boot.x0", "x0 is not what the boot protocol says", expected=shown, seen=hex(gprs[0]), where=where)
     if any(gprs[1:]):
         seen = ", ".join(f"x{number}={value:#x}" for number, value in enumerate(gprs) if number and value)
@@ -337,12 +352,17 @@ def _judge_registers(gprs: tuple[int, ...], tree: Placed | None, workload: Workl
 
 
 def _judge_tree(
-    by_role: Mapping[Role, Placed], tree: DeviceTreeFacts | None, ram: Range | None, plan: BootPlan, workload: Workload
+    by_role: Mapping[Role, Placed],
+    tree: DeviceTreeFacts | None,
+    ram: Range | None,
+    plan: BootPlan,
+    workload: Workload,
+    unknown: tuple[LoadedImage, ...],
 ) -> Iterator[Finding]:
     """RAM and initrd are where the tree says, and the log area is no initrd."""
     placed = by_role.get(Role.DEVICE_TREE)
     if placed is None:
-        yield Finding("tree.missing", "no measured device tree was loaded", where={"role": Role.DEVICE_TREE.value})
+        yield _no_tree(unknown)
         return
     if tree is None:
         yield Finding("tree.malformed", "the image registered as device tree is none", seen=placed.image.name, where=placed.where)
@@ -357,3 +377,14 @@ def _judge_tree(
     harmless = workload.entry.role is Role.FIRMWARE and initrd is None and not hostile
     loaded = () if initrd is None else (initrd.range,)
     yield from judge_initrd(tree, loaded, placed.where, Severity.WARNING if harmless else Severity.ERROR)
+
+
+def _no_tree(unknown: tuple[LoadedImage, ...]) -> Finding:
+    where: dict[str, str | int] = {"role": Role.DEVICE_TREE.value}
+    if not unknown:
+        return Finding("tree.missing", "no measured device tree was loaded", where=where)
+    first = unknown[0]
+    message = f"the device tree that event {first.event} names is not known, so nothing of it could be judged"
+    where |= {"event": first.event, "address": hex(first.base)}
+    expected = "a registered tree, or the bytes of this one"
+    return Finding("tree.missing", message, expected=expected, seen=f"{first.digest.hex()}, {first.size} bytes", where=where)

@@ -195,7 +195,7 @@ _TREE = _entries(7, "device-tree-refused", (
     ("tree.malformed", "The device tree is malformed.", "Register the tree that the VMM loads."),
     ("tree.memory", "The device tree's memory is not the realm's RAM.", "Register the tree of this VM size."),
     ("tree.initrd", "The device tree's initrd range is not the initrd that was loaded.", "Register the tree of this VM."),
-    ("tree.missing", "No measured device tree was loaded.", "The guest would read a tree that the host wrote."),
+    ("tree.missing", "No device tree was measured, or only one that nobody knows.", "None: the guest would read a tree that the host wrote. Unknown: register it, or send its bytes."),
     ("tree.not-supplied", "The workload judges device trees by rules, and the tree's bytes did not come.", "Let the guest send them: kbs-rim guest get --device-tree FILE."),
     ("tree.regenerated", "The device tree that the log names was made anew from the workload's definition.", "Nothing to do: its digest is the one in the log."),
     ("tree.not-regenerated", "The device tree made anew from the workload's definition is not the one that the log names.", "Compare the VM's command line with the definition, or let the guest send the tree."),

@@ -329,6 +329,46 @@ def test_attack_no_device_tree():
     assert {"tree.missing", "boot.role-missing", "boot.x0"} == ids(machine.judge(workload=workload))
 
 
+def judge_with_an_unknown_tree(machine):
+    """The log names a tree that is neither registered, nor sent, nor made anew."""
+    known = {event: image for event, image in machine.registered().items() if image.name != "DTB"}
+    return judge_boot_plan(machine.plan(), known, machine.workload(), Dialect(RmmVersion.V1_0))
+
+
+def test_a_tree_that_nobody_knows_is_not_called_missing_from_memory():
+    found = {finding.id: finding for finding in judge_with_an_unknown_tree(Machine())}
+    assert set(found) == {"tree.missing", "boot.role-missing"}
+    missing = found["tree.missing"]
+    assert missing.severity is Severity.ERROR
+    assert "not known" in missing.message
+    assert missing.where["address"] == hex(TREE_AT)
+
+
+def test_attack_x0_beside_a_tree_that_nobody_knows():
+    machine = Machine()
+    machine.recs = [replace(machine.recs[0], gprs=(INITRD_AT, 0, 0, 0, 0, 0, 0, 0))]
+    found = {finding.id: finding for finding in judge_with_an_unknown_tree(machine)}
+    assert set(found) == {"tree.missing", "boot.role-missing", "boot.x0"}
+    assert (found["boot.x0"].expected, found["boot.x0"].seen) == (hex(TREE_AT), hex(INITRD_AT))
+
+
+def test_attack_x0_at_an_unknown_tree_beside_the_trusted_one():
+    machine = Machine()
+    workload = machine.workload()
+    machine.files["dtb"], machine.bases["dtb"], machine.states["dtb"] = bytes(4096), INITRD_AT - 4096, ImageState.ACTIVE
+    machine.recs = [replace(machine.recs[0], gprs=(INITRD_AT - 4096, 0, 0, 0, 0, 0, 0, 0))]
+    known = {event: image for event, image in machine.registered().items() if image.name != "dtb"}
+    found = {finding.id: finding for finding in judge_boot_plan(machine.plan(), known, workload, Dialect(RmmVersion.V1_0))}
+    assert found["boot.x0"].expected == hex(TREE_AT)
+
+
+def test_bounds_of_one_value_are_shown_as_one():
+    machine = Machine()
+    workload = machine.workload(parameters={"breakpoints": {"min": 16, "max": 16}})
+    found = {finding.id: finding for finding in machine.judge(workload=workload)}
+    assert found["boot.parameters"].expected == "16"
+
+
 def test_attack_vmm_of_another_name():
     machine = Machine()
     assert ids(machine.judge(workload=machine.workload(vmm=["QEMU"]))) == {"boot.vmm"}
