@@ -58,7 +58,7 @@ def hash_(file: Path, *, as_json: bool, granules: bool) -> int:
     with SharedWork() as work:
         started = time.perf_counter()
         measured = measure_file(file, do=work)
-        say_speed(measured.file_size, time.perf_counter() - started)
+        say_speed(measured.file_size, time.perf_counter() - started, "hashed")
     if as_json:
         print_json(_description(file, measured, granules=granules))
     else:

@@ -158,8 +158,8 @@ def description(image: "SourcedImage") -> dict[str, Any]:
     }
 
 
-def say_speed(hashed_bytes: int, seconds: float) -> None:
-    """Tell on stderr how fast it was, where there was anything to wait for."""
+def say_speed(hashed_bytes: int, seconds: float, what: str = "unpacked and hashed") -> None:
+    """Tell on stderr how fast it was, where there was anything to wait for. Of a package all is read, and only what boots is hashed."""
     if hashed_bytes >= _MB:
         speed = f"{hashed_bytes / _MB / max(seconds, 1e-6):.0f} MB/s"
-        click.echo(f"kbs-rim: {hashed_bytes / _MB:.1f} MB hashed in all ways in {seconds:.1f} s, {speed}", err=True)
+        click.echo(f"kbs-rim: {hashed_bytes / _MB:.1f} MB {what} in all ways in {seconds:.1f} s, {speed}", err=True)
