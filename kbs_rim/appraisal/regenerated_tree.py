@@ -25,6 +25,8 @@ from kbs_rim.measurement.vmm.regeneration import LoggedVm, UnloggedOptions, rege
 from kbs_rim.measurement.vmm.shipped_profiles import SHIPPED
 
 _SHOWN = 3
+_GUESSED_CPUS = 2048
+"""CPUs in all trees that one log may cost: whoever sends it need not have proven anything yet, and chooses how many CPUs it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class _Guess:
 
 
 def read_regenerated_tree(plan: BootPlan, definitions: Iterable[Definition], registered: ImageSet, limits: Limits) -> TreeReading:
-    """Make the tree that ``plan`` loads; at most ``limits.tree_guesses`` are made.
+    """Make the tree that ``plan`` loads; at most ``limits.tree_guesses`` are made, and fewer of more than 128 CPUs.
 
     Neither tree nor finding if there is nothing to make: the tree is revoked, or the log does not say how large the VM is. One that is
     registered, for another workload perhaps, is made like any other, because the rules judge its bytes and the registry has none; that
@@ -53,7 +55,8 @@ def read_regenerated_tree(plan: BootPlan, definitions: Iterable[Definition], reg
         return NO_TREE
     firmware = any(image.description.strip().upper() == "FIRMWARE" for image in plan.images)
     vm, computed, problems = _logged_vm(plan, plan.vm), [], []
-    for guess in list(dict.fromkeys(_guesses(plan.vm, definitions)))[: limits.tree_guesses]:
+    most = min(limits.tree_guesses, max(1, _GUESSED_CPUS // max(1, vm.cpus)))
+    for guess in list(dict.fromkeys(_guesses(plan.vm, definitions)))[:most]:
         try:
             made = _make(guess, vm, firmware=firmware)
             if (loaded := as_loaded(made, plan, limits)) is not None:

@@ -7,7 +7,7 @@ from stage import KVMTOOL_KERNEL, QEMU_FIRMWARE, QEMU_KERNEL, Stage, Vm, error_i
 
 from kbs_rim.appraisal import regenerated_tree
 from kbs_rim.appraisal.appraise import Candidate, read_log, read_tree
-from kbs_rim.appraisal.registered_image import ImageState, RegisteredImage
+from kbs_rim.appraisal.registered_image import ImageSet, ImageState, RegisteredImage
 from kbs_rim.appraisal.workload import Role
 from kbs_rim.limits import DEFAULT_LIMITS, MIB
 from kbs_rim.measurement.image import measure_image
@@ -111,6 +111,20 @@ def test_attack_a_log_causes_no_more_trees_than_the_limit(monkeypatch):
     result = reading(stage, evidence, limits=replace(DEFAULT_LIMITS, tree_guesses=3))
     assert len(made) == 3
     assert [finding.id for finding in result.findings] == ["tree.not-regenerated"]
+
+
+def test_attack_a_log_that_names_many_cpus_causes_few_trees(monkeypatch):
+    """The size of a tree follows from a number in the log, whose sender need not have proven anything yet."""
+    made = []
+    monkeypatch.setattr(regenerated_tree, "regenerate_tree", lambda _, vm, __: made.append(vm.cpus) or b"")
+    definition = staged(bootargs=[f"quiet {number}" for number in range(32)]).workload.definition
+    stage = staged()
+    plan, _ = read_log(SimulatedRealm(stage.simulation()).evidence(stage.challenge), DEFAULT_LIMITS)
+    for cpus, trees in ((1, 16), (128, 16), (512, 4), (1 << 20, 1)):
+        made.clear()
+        named = replace(plan, vm=replace(plan.vm, num_cpus=cpus))
+        regenerated_tree.read_regenerated_tree(named, [definition], ImageSet(()), DEFAULT_LIMITS)
+        assert made == [cpus] * trees
 
 
 def test_attack_numbers_of_a_hostile_log_make_no_tree():
