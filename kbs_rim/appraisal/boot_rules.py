@@ -271,8 +271,8 @@ def _judge_parameters(params: RealmCreate, rules: ParameterRules) -> Iterator[Fi
     ]
     for name, value, bounds, applies in checks:
         if applies and value not in bounds:
-            expected = str(bounds.min) if bounds.exact else f"{bounds.min} to {bounds.max}"
-            yield Finding("boot.parameters", f"{name} is out of bounds", expected=expected, seen=str(value), where={"parameter": name})
+            where: dict[str, str | int] = {"parameter": name}
+            yield Finding("boot.parameters", f"{name} is out of bounds", expected=bounds.shown, seen=str(value), where=where)
 
 
 def _ram_of(plan: BootPlan, tree: DeviceTreeFacts | None) -> Range | None:

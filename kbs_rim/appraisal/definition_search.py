@@ -198,7 +198,8 @@ class _Hunt:
         if known:
             self.tried = int.from_bytes(known[1:])
         reasons = "; ".join(list(self.refusals)[:_REASONS])
-        expected = f"one of {self.tried} RIMs computed" + (f"; VMs that cannot be: {reasons}" if reasons else "")
+        computed = "the one RIM computed" if self.tried == 1 else f"one of {self.tried} RIMs computed"
+        expected = f"{computed} for {self.choices.summary}" + (f"; VMs that cannot be: {reasons}" if reasons else "")
         finding = Finding("rim.no-candidate", message, expected=expected, seen=self.realm.rim.hex())
         return SearchOutcome(findings=(finding,), facts=self._facts(bool(known)))
 

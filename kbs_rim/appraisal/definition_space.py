@@ -13,6 +13,10 @@ from kbs_rim.appraisal.definition_rules import OFF, REGISTERED, Definition, numb
 from kbs_rim.appraisal.rule_values import Role
 from kbs_rim.appraisal.workload import Workload
 
+_NONE = "none"
+_VALUES_SHOWN, _TEXT_SHOWN, _ID_SHOWN = 3, 80, 19
+"""How many values of one thing a message lists, how many characters of a command line, and of an id."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmChoice:
@@ -59,6 +63,12 @@ class VmSpace(Sequence[VmChoice]):
     axes: tuple[tuple[str, tuple[Any, ...]], ...]
     order: tuple[tuple[int, ...], ...]
 
+    @property
+    def summary(self) -> str:
+        """What was given to each VM and what varied, in words: a realm with anything else is none of these."""
+        axes = ((name, _shown(name, values)) for name, values in self.axes)
+        return ", ".join(f"{name} {shown}" for name, shown in axes if shown != _NONE)
+
     def __len__(self) -> int:
         """Return how many VMs there are."""
         return len(self.order)
@@ -72,6 +82,31 @@ class VmSpace(Sequence[VmChoice]):
         if isinstance(number, slice):
             return VmSpace(self.axes, self.order[number])
         return VmChoice(**{name: values[place] for (name, values), place in zip(self.axes, self.order[number], strict=True)})
+
+
+def _shown(name: str, values: Sequence[Any]) -> str:
+    """Return the values of an axis in words: switches as on and off, images and command lines by their number where there are many."""
+    words = [_word(name, value) for value in values]
+    if len(words) <= _VALUES_SHOWN:
+        return " or ".join(words)
+    if all(isinstance(value, int) for value in values):
+        return f"{len(values)} values from {_word(name, min(values))} to {_word(name, max(values))}"
+    return f"{words[0]} or {len(words) - 1} others"
+
+
+def _word(name: str, value: Any) -> str:
+    if value is None:
+        return {"pmu_counters": "off", "ipa_bits": "computed"}.get(name, _NONE)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if name == "ram":
+        return f"{value >> 20} MiB" if not value % (1 << 20) else f"{value:#x}"
+    if name == "sve_bits" and not value:
+        return "off"
+    if name == "bootargs":
+        return repr(value if len(value) <= _TEXT_SHOWN else f"{value[:_TEXT_SHOWN]}...")
+    text = str(value)
+    return f"{text[:_ID_SHOWN]}..." if text.startswith("sha256:") else text
 
 
 def choices_of(workload: Workload, definition: Definition) -> VmSpace:

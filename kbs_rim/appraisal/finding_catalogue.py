@@ -162,7 +162,7 @@ _RIM = _entries(5, "measurement-refused", (
     ("rim.dialects", "No dialect of the replay is both allowed and possible within the limits.", "Look at the workload's rmm table and at limits.replay_granules."),
     ("rim.not-judged", "The RIM could not be recomputed.", "The other findings of this step and of the earlier ones say why."),
     ("rim.derived", "No log came; the VM was found among those that the workload defines.", "Nothing to do: the record says which VM it is."),
-    ("rim.no-candidate", "No log came, and no VM that the workload defines has the RIM that the RMM signed.", "See what the workload's definition leaves out; kbs-rim measure computes the RIM of a command line."),
+    ("rim.no-candidate", "No log came, and no VM that the workload defines has the RIM that the RMM signed.", "What was expected lists what was tried. Host and VM must have just that: layout and version of the VMM, LPA2, breakpoints, SVE, PMU, RAM, tree. kbs-rim measure --explain shows the RIM of a command line."),
     ("rim.not-searched", "No log came, and the VMs that the workload defines were not tried.", "Mend what the earlier steps found; a machine that often came with an unknown RIM has to wait."),
     ("rim.mismatch", "No allowed replay of the log gives the RIM that the RMM signed.", "The host did something that is not in the log, or loaded other bytes."),
 ))

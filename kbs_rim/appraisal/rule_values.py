@@ -77,5 +77,10 @@ class Bounds(Rules):
         """True if only one value is allowed."""
         return self.min == self.max
 
+    @property
+    def shown(self) -> str:
+        """The range in words: ``16``, or ``2 to 16``."""
+        return str(self.min) if self.exact else f"{self.min} to {self.max}"
+
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int) and self.min <= value <= self.max

@@ -144,7 +144,7 @@ class _Judging:
             seen = counts[rule.path]
             if not rule.least <= seen <= rule.most:
                 message = f"there are {seen} nodes {rule.path}" if seen else f"there is no node {rule.path}"
-                expected = f"{rule.least} to {rule.most}"
+                expected = str(rule.least) if rule.least == rule.most else f"{rule.least} to {rule.most}"
                 yield self._finding("tree.node-count", message, parent.path, expected=expected, seen=str(seen))
 
     def _scope(self) -> Scope:
@@ -227,8 +227,7 @@ class _Judging:
             yield self._finding("tree.cpus", "two CPUs have one number", "/cpus", "reg", seen=value_preview(twice))
         allowed = self.options.cpus
         if allowed is not None and len(cpus) not in allowed:
-            expected = f"{allowed.min} to {allowed.max}"
-            yield self._finding("tree.cpus", "the number of CPUs is not allowed", "/cpus", expected=expected, seen=str(len(cpus)))
+            yield self._finding("tree.cpus", "the number of CPUs is not allowed", "/cpus", expected=allowed.shown, seen=str(len(cpus)))
 
     def _judge_header(self) -> Iterator[Finding]:
         """The reservation block is older than /reserved-memory and unknown to the pack, so it must be empty."""

@@ -11,6 +11,7 @@ from kbs_rim.cli import EXIT_OK
 from kbs_rim.cli.admin_client import AdminClient, connect, connected, print_json
 from kbs_rim.cli.corim_files import IN, OUT, certificates, read, trusted_keys, write
 from kbs_rim.cli.corim_make import end_of, identified
+from kbs_rim.cli.wording import counted
 from kbs_rim.errors import ConfigurationError, InvalidDocument, TheirFault
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def describe(
     identity, until = corim_id, end_of(not_after, days)
     write(output, _encoded(shown, plans, identity, entities, not_before, until))
     if str(output) != "-":
-        click.echo(f"{output}: {len(shown)} images")
+        click.echo(f"{output}: {counted(len(shown), 'image')}")
     return EXIT_OK
 
 
@@ -118,7 +119,7 @@ def export(
     write(output, _encoded(shown, [], corim_id, entities, not_before, end_of(not_after, days)))
     if str(output) != "-":
         report = {"file": str(output), "images": [image.measurements.image_id for image in images]}
-        click.echo(json.dumps(report, indent=2) if as_json else f"{output}: {len(images)} images")
+        click.echo(json.dumps(report, indent=2) if as_json else f"{output}: {counted(len(images), 'image')}")
     return EXIT_OK
 
 

@@ -10,6 +10,7 @@ import click
 
 from kbs_rim.cli import EXIT_OK
 from kbs_rim.cli.corim_files import IN, OUT, document, moment, shown, write
+from kbs_rim.cli.wording import counted
 from kbs_rim.errors import InvalidDocument
 
 if TYPE_CHECKING:
@@ -243,5 +244,5 @@ def _report(corim: "Corim", kind: str, output: Path, *, as_json: bool) -> None:
         facts = {"id": str(corim.id), "profile": corim.profile.value, "not_after": shown(corim.not_after)}
         click.echo(json.dumps({"file": str(output), "format": kind, **facts, **counts}, indent=2))
         return
-    content = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count)
+    content = ", ".join(counted(count, name.replace("_", " ").removesuffix("s")) for name, count in counts.items() if count)
     click.echo(f"{output}: {kind} {corim.id}, {content}")

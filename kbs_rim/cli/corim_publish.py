@@ -10,6 +10,7 @@ from kbs_rim.cli import EXIT_OK
 from kbs_rim.cli.admin_client import AdminClient, connect, connected
 from kbs_rim.cli.corim_files import IN, OUT, document, write
 from kbs_rim.cli.corim_make import end_of, identified
+from kbs_rim.cli.wording import counted
 from kbs_rim.errors import InvalidDocument, TheirFault
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def publish(
     write(output, data if who is None else sign_corim(data, who))
     report = {"workload": workload, "id": str(corim.id), "rims": len(corim.endorsements.realms), "signed": who is not None}
     if str(output) != "-":
-        text = f"{output}: {report['rims']} RIMs of {workload}, {'signed' if who else 'unsigned'}, id {report['id']}"
+        count = counted(len(corim.endorsements.realms), "RIM")
+        text = f"{output}: {count} of {workload}, {'signed' if who else 'unsigned'}, id {report['id']}"
         click.echo(json.dumps({"file": str(output), **report}, indent=2) if as_json else text)
     return EXIT_OK
 

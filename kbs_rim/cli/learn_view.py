@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kbs_rim.cli.wording import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -31,9 +33,10 @@ def print_review(learned: "Learned", warnings: Sequence[str], *, signed: bool) -
     for problem in learned.problems:
         console.print(f"PROBLEM: {problem.id}: {problem.message}")
     if learned.complete:
-        console.print(f"\nThe judge lets this boot in by these rules: {len(learned.lessons)} events.")
+        console.print(f"\nThe judge lets this boot in by these rules: {counted(len(learned.lessons), 'event')}.")
     else:
-        console.print(f"\nThese rules refuse the boot that they were learnt from: {len(learned.unexplained)} events are not explained.")
+        missing = f"{counted(len(learned.unexplained), 'event')} {'is' if len(learned.unexplained) == 1 else 'are'} not explained"
+        console.print(f"\nThese rules refuse the boot that they were learnt from: {missing}.")
 
 
 def _print_events(console: "Console", learned: "Learned") -> None:

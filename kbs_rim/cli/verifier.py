@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kbs_rim.cli import EXIT_OK
+from kbs_rim.cli.wording import counted
 
 if TYPE_CHECKING:
     import ssl
@@ -117,9 +118,10 @@ def command(
 
     def ready(url: str) -> None:
         anchors, platforms, realms = settings.endorsements.sizes
+        shown = ", ".join((counted(anchors, "trust anchor"), counted(platforms, "platform reference"), counted(realms, "realm reference")))
         if as_json:
             click.echo(json.dumps({"url": url, "key": key.public_jwk(), "thumbprint": key.thumbprint}))
-        click.echo(f"kbs-rim: {anchors} trust anchors, {platforms} platform references, {realms} realm references", err=True)
+        click.echo(f"kbs-rim: {shown}", err=True)
         if allow_test_keys or faults:
             click.echo("kbs-rim: THIS VERIFIER IS FOR TESTS: its results prove nothing", err=True)
         click.echo(f"kbs-rim: reference verifier ready on {url}, key {key.thumbprint}", err=True)

@@ -10,6 +10,7 @@ import click
 
 from kbs_rim.cli import workload_from, workload_from_igvm
 from kbs_rim.cli.admin_client import connect, connected, print_json, print_table
+from kbs_rim.cli.wording import counted
 from kbs_rim.cli.workload_learn import learn
 from kbs_rim.errors import InvalidDocument
 
@@ -47,7 +48,7 @@ def check(file: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(workload_document(workload))
     else:
-        click.echo(f"workload {workload.name} is valid and names {len(workload.image_ids)} images")
+        click.echo(f"workload {workload.name} is valid and names {counted(len(workload.image_ids), 'image')}")
 
 
 @command.command(name="list")

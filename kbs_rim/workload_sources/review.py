@@ -105,13 +105,12 @@ def _parameter_rules(draft: Draft) -> Iterator[RuleMeaning]:
     rules = draft.workload.parameters
     for name in ("ipa_bits", "breakpoints", "watchpoints"):
         bounds = getattr(rules, name)
-        value = str(bounds.min) if bounds.exact else f"{bounds.min} to {bounds.max}"
-        yield RuleMeaning(f"parameters.{name}", value, "exactly" if bounds.exact else "any of these")
-    sve = f"{rules.sve_vector_bits.min} to {rules.sve_vector_bits.max} bits" if rules.sve else "off"
+        yield RuleMeaning(f"parameters.{name}", bounds.shown, "exactly" if bounds.exact else "any of these")
+    sve = f"{rules.sve_vector_bits.shown} bits" if rules.sve else "off"
     yield RuleMeaning("parameters.sve", sve, "vectors of this length" if rules.sve else "a realm with SVE is refused")
     lpa2 = ("on", "52-bit addresses may be on") if rules.lpa2 else ("off", "a realm with LPA2 is refused")
     yield RuleMeaning("parameters.lpa2", *lpa2)
-    pmu = f"{rules.pmu_counters.min} to {rules.pmu_counters.max} counters" if rules.pmu else "off"
+    pmu = f"{rules.pmu_counters.shown} counters" if rules.pmu else "off"
     yield RuleMeaning("parameters.pmu", pmu, "a PMU may be there" if rules.pmu else "a realm with a PMU is refused")
 
 

@@ -71,7 +71,7 @@ def test_veraisons_templates_give_veraisons_bytes(capsys, tmp_path):
     identity = "00000000-0000-0000-cca6-0000000000001"
     report = good(capsys, "make", *templates, "--template", SOURCES / "corim-cca-platform.json", "--id", identity, "-o", out)
     assert out.read_bytes() == (CORIMS / "services-head/corim-cca-platform-valid.cbor").read_bytes()
-    assert report == f"{out}: corim {identity}, 1 trust anchors, 1 platforms\n"
+    assert report == f"{out}: corim {identity}, 1 trust anchor, 1 platform\n"
 
 
 def test_a_rim_from_the_command_line(capsys, tmp_path):

@@ -95,7 +95,7 @@ async def test_from_nothing_to_an_affirmed_platform(identity, tmp_path, start, c
     _, messages = process.communicate(timeout=10)
     assert process.returncode == 0
     assert f"reference verifier ready on {ready['url']}" in messages
-    assert "1 trust anchors, 1 platform references" in messages
+    assert "1 trust anchor, 1 platform reference," in messages
 
 
 def test_test_switches_are_announced(start, signing_key):

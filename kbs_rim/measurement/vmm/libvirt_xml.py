@@ -82,7 +82,7 @@ def parse_xml(data: bytes) -> XmlElement:
     except UnicodeDecodeError:
         raise refuse_definition("XML", "is not UTF-8") from None
     except expat.ExpatError as error:
-        raise refuse_definition("XML", f"is not well-formed: {expat.ErrorString(error.code)}, line {error.lineno}") from None
+        raise refuse_definition("XML", f"cannot be parsed: {expat.ErrorString(error.code)}, line {error.lineno}") from None
     if builder.root is None:
         raise refuse_definition("XML", "has no element")
     return builder.root
