@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.rounds import rounds
+
 # No timed asserts: a busy machine is no defect. In CI the examples are the same in every run of one version.
-settings.register_profile("kbs_rim", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI")))
+settings.register_profile(
+    "kbs_rim",
+    max_examples=rounds(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
 settings.load_profile("kbs_rim")
 
 pytest_plugins = ["tests.postgres", "tests.broker_stage"]
