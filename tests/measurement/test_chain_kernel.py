@@ -181,13 +181,11 @@ def test_the_pause_may_stop_a_long_run():
 def test_other_threads_run_while_the_compiled_kernel_works():
     """It gives up the interpreter's lock: a thread that waits for its turn gets it in the middle of a call."""
     digests, rim = bytes(SLICE_STEPS * 64), bytes(64)
-    inside, seen, done = threading.Event(), [], threading.Event()
+    inside, seen = threading.Event(), []
 
     def other() -> None:
-        while not done.is_set():
-            if inside.is_set():
-                seen.append(None)
-                return
+        inside.wait()  # it must not spin: it would keep the lock for the whole of the interval below
+        seen.append(None)
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(60)  # nobody is made to give the lock up: who runs was let in
@@ -195,14 +193,14 @@ def test_other_threads_run_while_the_compiled_kernel_works():
     try:
         thread.start()
         inside.set()
+        too_early = bool(seen)
         for _ in range(20):
             NATIVE.extend(Run.DATA, HashAlgorithm.SHA512, rim, 0, PAGE, memoryview(digests), SLICE_STEPS)
         happened = bool(seen)
     finally:
-        done.set()
         sys.setswitchinterval(interval)
         thread.join()
-    assert happened
+    assert (too_early, happened) == (False, True)
 
 
 def test_the_pure_kernel_can_be_chosen_and_the_native_one_demanded(monkeypatch):

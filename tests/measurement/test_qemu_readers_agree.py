@@ -26,6 +26,7 @@ from kbs_rim.measurement.vmm.stock_qemu_profile import CpuCaches, qemu_version
 from kbs_rim.measurement.vmm.stock_qemu_realm import StockChoice, read_stock_realm, stock_realm_tree
 from kbs_rim.measurement.vmm.stock_qemu_request import StockQemu
 from tests.measurement.qemu_words import draw
+from tests.rounds import rounds
 
 MIB = 1 << 20
 HOST = HostCapabilities(ipa_bits=52, num_bps=6, num_wps=6, pmu_num_ctrs=6, sve_vl=512, pmu=True)
@@ -117,7 +118,7 @@ def agree(words: list[str]) -> bool:
 
 
 @given(st.integers(0, 1 << 64))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=rounds(100))
 def test_what_both_accept_is_the_same_vm(seed):
     agree(draw(random.Random(seed)))
 

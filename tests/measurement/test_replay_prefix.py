@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbs_rim.evidence.hash_algorithm import HashAlgorithm
@@ -19,6 +19,7 @@ from kbs_rim.measurement.image import measure_image
 from kbs_rim.measurement.replay import ReplayWork, match_rim, replay_rim
 from kbs_rim.measurement.rmm import RealmCreate, RecCreate, RmmVersion
 from kbs_rim.services.replay_cache import RimCache
+from tests.rounds import rounds
 
 RAM = 0x80000000
 DIALECTS = [Dialect(rmm, rounding, order) for rmm, rounding, order in itertools.product(RmmVersion, list(Rounding)[:2], Order)]
@@ -84,6 +85,7 @@ PLANS = [
 
 
 @pytest.mark.parametrize("kernel", [KernelChoice.PURE, KernelChoice.AUTO])
+@settings(max_examples=rounds(20))
 @given(st.lists(st.sampled_from(PLANS), min_size=1, max_size=6))
 def test_a_warm_memo_gives_the_rims_of_a_cold_one(kernel, plans):
     choose(kernel)
