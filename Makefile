@@ -22,7 +22,7 @@ demo: venv ## simulated realms get their secrets, and the attacks are refused (I
 
 test: venv ## run every test on SQLite and PostgreSQL, with coverage (JOBS=2, ARGS="tests/evidence -k cbor")
 	@tools/postgres.sh
-	@.venv/bin/python -m pytest --numprocesses $(JOBS) $(if $(ARGS),$(ARGS),--cov --cov-report=term)
+	@.venv/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal $(if $(ARGS),$(ARGS),--cov --cov-report=term)
 
 fuzz: venv ## fuzz every parser, coverage-guided where atheris is (MINUTES=5 for all of them, ARGS="boot_plan corim" for some)
 	@.venv/bin/python -m tests.fuzz.run --minutes $(MINUTES) $(ARGS)

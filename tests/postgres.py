@@ -44,6 +44,7 @@ def query_plan(statement: str, parameters: tuple, session: Session) -> list[str]
 
 
 _PREFIX, _OWNER = "kbs_rim_pg_", "owner.pid"
+_MEMORY, _MEMORY_BYTES = Path("/dev/shm"), 2 << 30  # a server needs less than a tenth
 
 
 class PostgresServer:
@@ -53,7 +54,7 @@ class PostgresServer:
         self._binaries = binaries
         self._account = _unprivileged_account()
         sweep()
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_quick_folder()))
         (self.folder / _OWNER).write_text(str(os.getpid()))
         self._process: subprocess.Popen[bytes] | None = None
         if self._account is not None:
@@ -110,9 +111,16 @@ class PostgresServer:
         return identity
 
 
+def _quick_folder() -> Path | None:
+    """Where making a database means no disk: most of its time goes to some hundred files. Containers often have little there."""
+    roomy = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES
+    return _MEMORY if roomy else None
+
+
 def sweep(folder: Path | None = None) -> None:
     """Remove what interrupted runs left behind: their servers died with them, their folders did not."""
-    for left in (folder or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*"):
+    folders = (folder,) if folder else (Path(tempfile.gettempdir()), _MEMORY)
+    for left in (left for folder in folders for left in folder.glob(f"{_PREFIX}*")):
         try:
             owner = int((left / _OWNER).read_text())
             os.kill(owner, 0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kbs_rim.appraisal.address_range import Range
@@ -15,6 +15,7 @@ from kbs_rim.appraisal.tree_rules import MOST_FINDINGS, Surroundings, TreeOption
 from kbs_rim.appraisal.workload import Bounds
 from kbs_rim.measurement.device_tree import DeviceTree, Node, facts_of, parse_device_tree
 from kbs_rim.measurement.device_tree_writer import cells, cells64, text, write_device_tree
+from tests.rounds import rounds
 
 _spec = importlib.util.spec_from_file_location("tree_forge", Path(__file__).with_name("tree_forge.py"))
 forge = importlib.util.module_from_spec(_spec)
@@ -91,7 +92,7 @@ def test_what_the_generators_make_passes_with_everything_known(vmm, changes):
     assert judge_tree(tree, PACKS[forge.PACK_OF[vmm]], options, around(layout)) == ()
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=rounds(20))
 @given(
     st.sampled_from(["qemu", "kvmtool"]),
     st.integers(1, 512),

@@ -10,6 +10,7 @@ import pytest
 from tests.fuzz.campaign import regressions
 from tests.fuzz.catalogue import TARGETS
 from tests.fuzz.examination import examine
+from tests.rounds import rounds
 
 ROOT = Path(__file__).parents[2]
 SLOWNESS = 20
@@ -18,15 +19,15 @@ SWOLLEN_BYTES = 96 * 1024
 OPERATORS_OWN = {"config", "rule_pack", "source_lists"}
 """TOML files of an operator: the standard library's reader takes quadratic time for a key of a hundred thousand parts."""
 DIGESTS = """
-import hashlib, itertools
+import hashlib, itertools, sys
 from tests.fuzz.catalogue import TARGETS
 from tests.fuzz.targets.documents import config_file
 from tests.fuzz.examination import examine
 from tests.fuzz.mutation import Mutator
 for name, target in TARGETS.items():
-    seeds = [data[: target.max_bytes] for data in itertools.islice(target.seeds(), 40)]
+    seeds = [data[: target.max_bytes] for data in itertools.islice(target.seeds(), int(sys.argv[1]))]
     mutator = Mutator(7, target.words, target.max_bytes)
-    inputs = seeds + [mutator.mutate(seeds) for _ in range(40)]
+    inputs = seeds + [mutator.mutate(seeds) for _ in range(int(sys.argv[1]))]
     outcomes = "".join(repr(examine(target, data, slowness=20, twice=False).outcome) for data in inputs)
     outcomes = outcomes.replace(str(config_file().parent), "")
     print(name, hashlib.sha256(outcomes.encode("utf-8", "backslashreplace")).hexdigest())
@@ -59,7 +60,7 @@ def test_outcomes_do_not_depend_on_the_process():
     """Sets and dicts of strings have another order in each process; nothing that is recorded may."""
     seen = [
         subprocess.run(
-            [sys.executable, "-c", DIGESTS],
+            [sys.executable, "-c", DIGESTS, str(rounds(15))],
             cwd=ROOT,
             env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
             capture_output=True,
