@@ -20,7 +20,7 @@ from kbs_rim.appraisal.measured_images import MeasuredImages
 from kbs_rim.appraisal.registered_image import RegisteredImage
 from kbs_rim.appraisal.runtime_logs import EventReader, LoggedEvent, RuntimeLog, RuntimeLogs, in_rems
 from kbs_rim.appraisal.runtime_rules import RuntimeOpinion, judge_runtime
-from kbs_rim.appraisal.runtime_workload import LogRule, RuntimeRules
+from kbs_rim.appraisal.runtime_workload import LogRule, PcrMapping, RuntimeRules
 from kbs_rim.appraisal.workload import parse_workload
 from kbs_rim.errors import InvalidDocument, MalformedEvidence
 from kbs_rim.evidence.cca_token import RealmClaims
@@ -281,6 +281,15 @@ def _mapped(rule: LogRule, log: RuntimeLog) -> EventLog:
     if mapped is None:
         message = f"the {log.label} log counts {log.log.registers} registers: say how they went to REMs (--mapping uefi, say)"
         raise MalformedEvidence("rem.numbering", message, expected="a pcr_mapping", seen=log.label.value)
+    into_rim = next((event for event in mapped.events if event.measured and event.register == 0), None)
+    if into_rim is not None and rule.pcr_mapping is PcrMapping.UEFI:
+        message = (
+            f"event {into_rim.number} of the {log.label} log, {into_rim.type_name}, would be measured into the RIM, as UEFI says of PCR 0"
+        )
+        remedy = "only the RMM extends that. EDK2 for Arm CCA takes REM0 for PCR 0: try --mapping uefi-rim-to-rem0"
+        raise MalformedEvidence(
+            "rem.register", f"{message}; {remedy}", expected=PcrMapping.UEFI_RIM_TO_REM0.value, seen=rule.pcr_mapping.value
+        )
     return mapped
 
 

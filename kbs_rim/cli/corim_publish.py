@@ -73,8 +73,13 @@ def publish(
         raise click.UsageError("to sign it give --key and --signer, and the --certificate of the key")
     who = None if key is None or signer is None else signer_of(key, chain, signer)
     rims = _computed(files, workload)
+    if no_records and not files:
+        raise click.UsageError("--no-records leaves nothing to publish: give --rims")
     if not no_records:
-        rims += _recorded(connect(url, token_file, ca_file), workload, appraisals)
+        recorded, left_out = _recorded(connect(url, token_file, ca_file), workload, appraisals)
+        rims += recorded
+        if not rims:
+            raise _nothing(workload, left_out)
     corim = rim_set_corim(
         rims,
         entities=entities,
@@ -99,8 +104,16 @@ def _computed(files: tuple[Path, ...], workload: str) -> "list[LabelledRim]":
     return [rim for path in files for rim in read_rims(document(path, DEFAULT_LIMITS.endorsement_bytes), f"{workload}/{path.stem}")]
 
 
-def _recorded(client: AdminClient, name: str, most: int) -> "list[LabelledRim]":
-    """Return what the newest revision allowed; say on stderr what was left out."""
+def _nothing(workload: str, left_out: tuple[str, ...]) -> InvalidDocument:
+    why = (
+        f"of its allowed appraisals all were left out ({'; '.join(left_out)})" if left_out else "the broker has no allowed appraisal of it"
+    )
+    remedy = "boot a realm that gets its secret, or compute RIMs beforehand (--rims)"
+    return InvalidDocument("endorsement.unwritable", f"there is no RIM of {workload} to publish: {why}; {remedy}")
+
+
+def _recorded(client: AdminClient, name: str, most: int) -> "tuple[list[LabelledRim], tuple[str, ...]]":
+    """Return what the newest revision allowed, and what was left out, which is said on stderr as well."""
     from kbs_rim.appraisal.rim_set import rims_of_appraisals
     from kbs_rim.appraisal.workload import parse_workload
 
@@ -114,7 +127,7 @@ def _recorded(client: AdminClient, name: str, most: int) -> "list[LabelledRim]":
     rims, left_out = rims_of_appraisals(items, name, described.realm, registered["revision"], trusted)
     for line in left_out:
         click.echo(f"kbs-rim: appraisals left out, {line}", err=True)
-    return list(rims)
+    return list(rims), left_out
 
 
 def _is_active(client: AdminClient, image: str, *, judged: bool) -> bool:

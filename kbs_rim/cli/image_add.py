@@ -83,7 +83,7 @@ def add(
     with collecting(load_sources(sources_file), cache, state_file, offline=offline, everything=everything) as (collector, _, _):
         images = [image for request in requests for image in collector.collect(request)]
         say_speed(collector.hashed_bytes, collector.hashing_s)
-    _warn_of_seeds(file)
+    _warn_of_seeds(unique(images))
     if client is None:
         _show(images, as_json=as_json)
         return
@@ -91,24 +91,13 @@ def add(
     _report(answers, alone=file is not None, as_json=as_json)
 
 
-def _warn_of_seeds(file: Path | None) -> None:
+def _warn_of_seeds(images: Iterable["SourcedImage"]) -> None:
     """A tree that was dumped from a VM often holds seeds: the guests of a registered tree would all start from the same ones."""
-    from kbs_rim.errors import MalformedEvidence
-    from kbs_rim.limits import DEFAULT_LIMITS
-    from kbs_rim.measurement.device_tree_blob import MAGIC_BYTES, parse_device_tree
-    from kbs_rim.measurement.device_tree_seeds import seeds_in
-
-    if file is None or not file.is_file():
-        return
-    with file.open("rb") as stream:
-        data = stream.read(DEFAULT_LIMITS.device_tree_bytes + 1)
-    try:
-        seeds = seeds_in(parse_device_tree(data)) if data.startswith(MAGIC_BYTES) else ()
-    except MalformedEvidence:
-        return  # whoever measures it says so
-    if seeds:
-        remedy = "start the VMM with dtb-randomness=off, or take them out of the tree"
-        click.echo(f"kbs-rim: warning: {file} holds {' and '.join(seeds)}, the same at each boot and known to the host: {remedy}", err=True)
+    for image in images:
+        if seeds := image.found.seeds:
+            remedy = "start the VMM with dtb-randomness=off, or take them out of the tree"
+            known = f"holds {' and '.join(seeds)}, the same at each boot and known to the host"
+            click.echo(f"kbs-rim: warning: {image.name} {known}: {remedy}", err=True)
 
 
 def register(client: "AdminClient", submissions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

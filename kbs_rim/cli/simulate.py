@@ -56,6 +56,7 @@ _VM_OPTIONS: tuple[_Decorator, ...] = (
     click.option(
         "--sve-bits", "--sve-vl", "sve_bits", type=click.IntRange(0, 2048), default=0, show_default=True, help="Vector length; 0 is no SVE."
     ),
+    click.option("--lpa2", is_flag=True, help="The host has LPA2, which its kernel then gives to every realm (fvp)."),
     click.option("--private-memory", is_flag=True, help="An encryption key of its own (RMM 2.0)."),
 )
 _DISK_OPTIONS: tuple[_Decorator, ...] = (
@@ -193,6 +194,7 @@ def _definition(options: dict[str, Any]) -> "VmDefinition":
         num_wps=options["watchpoints"],
         pmu_num_ctrs=options["pmu_counters"],
         sve_vl=options["sve_bits"],
+        lpa2=options["lpa2"],
     )
     return VmDefinition(
         vmm=options["vmm"],

@@ -12,11 +12,16 @@ from kbs_rim.errors import RefusedSource
 from kbs_rim.image_sources.boot_files import HEAD_BYTES, ROLE_OF_KIND, USUAL_KINDS, BootKind, recognise
 from kbs_rim.image_sources.source_limits import DEFAULT_SOURCE_LIMITS, SourceLimits
 from kbs_rim.limits import DEFAULT_LIMITS, Limits
+from kbs_rim.measurement.device_tree import parse_device_tree
+from kbs_rim.measurement.device_tree_seeds import seeds_in
 from kbs_rim.measurement.image import ImageMeasurements, Work, in_turn, measure_stream
 
 _NAME_BYTES = 200
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._+:~/,()@=-]+")
 _VALUE_CHARACTERS = 1000
+_PACKAGE = b"!<arch>\ndebian-binary"
+"""How a Debian package begins (deb(5))."""
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +77,13 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
-    """An image of a source, with every place that holds the same bytes."""
+    """An image of a source, with every place that holds the same bytes; ``seeds`` are those that a device tree holds."""
 
     kind: BootKind
     roles: tuple[Role, ...]
     measurements: ImageMeasurements
     locations: tuple[Location, ...]
+    seeds: tuple[str, ...] = ()
 
     def name(self, origin: str) -> str:
         """Return a name that says where it is from, as the registry takes it."""
@@ -118,6 +124,8 @@ class ImageFinder:
     skipped: list[tuple[str, BootKind]] = field(default_factory=list)
     _found: dict[str, tuple[BootKind, ImageMeasurements, Location]] = field(default_factory=dict)
     _links: dict[str, str] = field(default_factory=dict)
+    _seeds: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _packages: list[str] = field(default_factory=list)
 
     def take(self, file: SourceFile) -> None:
         """Measure the file if it is wanted. Raises ``MalformedEvidence`` as ``measure_stream`` does, ``RefusedSource``."""
@@ -127,13 +135,19 @@ class ImageFinder:
         head = _head(chunks, min(file.size, HEAD_BYTES))
         kind = recognise(file.path, head, file.size, self.limits)
         if not self.selection.wants(file.path, kind):
+            if head.startswith(_PACKAGE) and len(self._packages) < _SHOWN:
+                self._packages.append(file.path)
             if kind is not BootKind.OTHER or self.selection.matches(file.path):
                 self.skipped.append((file.path, kind))
             return
         if len(self._found) >= (self.source_limits.device_trees if kind is BootKind.DEVICE_TREE else self.source_limits.images):
             raise RefusedSource("source.too-large", "the source holds too many images: choose some with --match")
+        if kind is BootKind.DEVICE_TREE and file.size <= self.limits.device_tree_bytes:
+            head, chunks = head + b"".join(chunks), iter(())
         measured = measure_stream(self._watched(chain((head,), chunks), file.path), file.size, self.limits, self.do)
         self.hashed_bytes += file.size
+        if kind is BootKind.DEVICE_TREE and measured.device_tree is not None and (seeds := seeds_in(parse_device_tree(head, self.limits))):
+            self._seeds[measured.image_id] = seeds
         self._found[file.path] = (kind, measured, Location(file.path, file.container, file.offset))
 
     def link(self, path: str, target: str, *, symbolic: bool) -> None:
@@ -153,6 +167,8 @@ class ImageFinder:
         """Take over what another finder has found."""
         self._found |= other._found
         self._links |= other._links
+        self._seeds |= other._seeds
+        self._packages = (self._packages + other._packages)[:_SHOWN]
         self.skipped += other.skipped
         # Each layer of a container image has as many names as one archive may have, and there are hundreds of layers.
         if max(len(self._found), len(self._links), len(self.skipped)) > self.source_limits.files:
@@ -176,9 +192,11 @@ class ImageFinder:
             if known:
                 by_id[measured.image_id] = replace(known, locations=(*known.locations, place))
             else:
-                by_id[measured.image_id] = FoundImage(kind, self._roles(kind), measured, (place,))
+                by_id[measured.image_id] = FoundImage(kind, self._roles(kind), measured, (place,), self._seeds.get(measured.image_id, ()))
         if not by_id:
-            seen = ", ".join(f"{path} ({kind})" for path, kind in self.skipped[:5])
+            seen = ", ".join(f"{path} ({kind})" for path, kind in self.skipped[:_SHOWN])
+            if self._packages and not seen:
+                raise RefusedSource("source.nothing", _only(self._packages), seen=", ".join(self._packages))
             hint = ": what matches is of no kind that has a role, so say --role if you want it" if self.selection.patterns and seen else ""
             raise RefusedSource(
                 "source.nothing", f"nothing was found that boots and is wanted{hint}; there is {seen or 'nothing else'}", seen=seen or None
@@ -202,6 +220,11 @@ class ImageFinder:
         for chunk in chunks:
             self.progress(path, len(chunk))
             yield chunk
+
+
+def _only(packages: Sequence[str]) -> str:
+    shown = ", ".join(printable(path) for path in packages)
+    return f"nothing was found that boots and is wanted; there are Debian packages, which are opened if you name each with --deb: {shown}"
 
 
 def _head(chunks: Iterator[bytes], wanted: int) -> bytes:

@@ -442,6 +442,7 @@ async def test_a_rim_that_stands_on_a_revoked_image_is_not_published(site: Site,
     code, _, err = await asyncio.to_thread(run, capsys, "corim", "publish", "qemu-kernel", "-o", str(keys / "w"))
     assert code == 1
     assert "1 of them: an image of the realm is not active any more" in err
+    assert "of its allowed appraisals all were left out (1 of them: an image" in err
     assert not (keys / "w").exists()
 
 
@@ -473,6 +474,19 @@ async def test_the_rims_of_a_retired_workload_are_not_published(site: Site, caps
     code, _, err = await asyncio.to_thread(run, capsys, "corim", "publish", "qemu-kernel", "-o", str(keys / "w"))
     assert (code, err.split(": ")[1]) == (1, "policy.workload-inactive")
     assert not (keys / "w").exists()
+
+
+async def test_publishing_without_any_boot_says_that_there_was_none(site: Site, capsys, keys, monkeypatch):
+    monkeypatch.setenv("KBS_RIM_URL", site.internal_url())
+    monkeypatch.setenv("KBS_RIM_TOKEN", site.trust.tokens["admin"])
+    monkeypatch.delenv("KBS_RIM_TOKEN_FILE", raising=False)
+    code, _, err = await asyncio.to_thread(run, capsys, "corim", "publish", "qemu-kernel", "-o", str(keys / "w"))
+    assert code == 1
+    assert "there is no RIM of qemu-kernel to publish: the broker has no allowed appraisal of it" in err
+
+
+def test_publishing_from_nowhere_is_a_wrong_call(capsys, keys):
+    bad(capsys, 64, "leaves nothing to publish: give --rims", "publish", "web", "--no-records", "-o", keys / "w")
 
 
 def test_publish_signs_with_all_that_it_takes(capsys, keys):

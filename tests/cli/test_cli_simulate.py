@@ -229,3 +229,17 @@ def test_options_of_a_disk_that_is_not_there(capsys, tmp_path, kernel, initrd, d
     assert run(capsys, *without, "--lie", "cc-log-dropped")[0] == 2
     assert run(capsys, *disk, "--disk-uki", tmp_path / "vmlinuz")[0] == 2
     assert run(capsys, *vm("qemu", kernel, initrd, "--disk-kernel", kernel))[0] == 2
+
+
+def test_a_realm_of_a_host_with_lpa2_is_one_that_the_calculator_knows(capsys, tmp_path, kernel):
+    """``-c fvp`` alone has LPA2: without --lpa2 no simulated realm has the RIM that is computed for it."""
+    tree = tmp_path / "tree"
+    line = ("--realm", "-c", "2", "-m", "256", "-k", kernel, "-p", "quiet", "--irqchip=gicv3-its")
+    code, out, err = run(capsys, "measure", "kvmtool", "-c", "fvp", "-k", kernel, "--output-dtb", tree, "--json", "--", *line)
+    assert code == 0, err
+    wanted = json.loads(out)
+    fvp = ("--num-bps", 16, "--num-wps", 16, "--sve-bits", 512, "--memory", "256M", "--cpus", 2, "--append", "quiet", "--dtb", tree)
+    arguments = ("simulate", "--vmm", "kvmtool", "--kernel", kernel, *fvp, "--without-log", "--json")
+    plain, ours = (json.loads(run(capsys, *arguments, *more)[1]) for more in ((), ("--lpa2",)))
+    assert (plain["parameters"]["flags"] & 1, ours["parameters"]["flags"] & 1) == (0, 1)
+    assert wanted["rim"] == ours["rim"] != plain["rim"], (wanted, ours)

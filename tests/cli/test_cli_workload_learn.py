@@ -240,3 +240,11 @@ async def test_images_that_are_not_registered_are_named(site: Site, kbs, disk) -
     assert "vmlinuz (sha256:" in err
     assert "is not registered: kbs-rim image add FILE --role kernel" in err
     assert tomllib.loads(out)["runtime"]["images"]
+
+
+def test_pcr_0_in_the_rim_is_answered_with_the_mapping_to_try(capsys):
+    log = next(iter(sorted(BOOTS.glob("*/log.bin"))))
+    code, out, err = run(capsys, "workload", "learn", str(log), "--kind", "tpm", "--mapping", "uefi", "--accept-unknown")
+    assert (code, out) == (1, "")
+    assert "rem.register" in err
+    assert "try --mapping uefi-rim-to-rem0" in err
