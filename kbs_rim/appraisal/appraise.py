@@ -1,4 +1,4 @@
-"""The appraisal: evidence in, findings and a verdict out (DESIGN.md section 5).
+"""The appraisal: evidence in, findings and a verdict out, in the steps that docs/architecture.md lists.
 
 Pure: the same bytes, images, workloads and time give the same verdict years later. Steps that cannot run leave a finding,
 never silence; nothing to check is a failure. Left to the caller: redeeming the challenge, asking the external verifier,

@@ -1,6 +1,6 @@
 """The catalogue of finding ids: append-only, never reused (STYLE rule 10).
 
-Each entry names the step of DESIGN.md section 5 it belongs to (0: before the appraisal), what happened in one sentence
+Each entry names the step of the appraisal that it belongs to (0: before the appraisal), what happened in one sentence
 that stands on its own, and what the reader can do about it. ``docs/findings.md`` is made from this table.
 """
 

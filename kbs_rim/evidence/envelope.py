@@ -1,7 +1,7 @@
 """The envelope: how a guest sends its CCA token, its measurement logs and its device tree in one HTTP body.
 
-Nothing here is believed: token and logs are taken apart and handed on as bytes (DESIGN.md section 5, step 1). Which form a
-token has is read from its CBOR tag by ``cca_token``, never from a media type (``specs/cca-token.md`` 1.4). Each log carries
+Nothing here is believed: token and logs are taken apart and handed on as bytes. Which form a
+token has is read from its CBOR tag by ``cca_token``, never from a media type. Each log carries
 a label, because its bytes do not tell what its register numbers count (``log_label``).
 
 | media type of the body | form |

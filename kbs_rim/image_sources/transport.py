@@ -89,7 +89,7 @@ class Mirror:
         try:
             self._download(path, target, size, progress)
             _check(target, path, size, sha256, finding_id)
-        except BaseException:
+        except BaseException:  # whatever ends it, an interrupt too: no open file is left, and it goes on
             target.close()
             raise
         if self._cache is not None:

@@ -1,7 +1,7 @@
 """Digests of an image's 4 KiB granules, as the RMM measures them when the image is loaded into a realm.
 
-Implements ``specs/vmm-platforms.md`` 2.1 (zero bytes in front down to the granule start and behind up to its end) for the
-two layouts that VMMs use: ``START`` (page aligned) and ``END`` (2.2: kvmtool's initrd, at the highest address below the
+A VMM populates whole granules (zero bytes in front down to the granule start and behind up to its end) for the
+two layouts that VMMs use: ``START`` (page aligned) and ``END`` (kvmtool's initrd, at the highest address below the
 device tree that is a multiple of 4 and leaves at least one byte).
 """
 

@@ -1,6 +1,6 @@
 """Recompute the RIM from a boot plan and trusted images, in every dialect that is allowed.
 
-Implements ``specs/measurement-log.md`` 2 and 7, ``specs/image-sources.md`` 3.4 and DESIGN.md 5 step 5. Content comes from the
+In which order the RMM was asked is a dialect (``dialect``). Content comes from the
 registered images only; the log merely names them. Work is counted before anything is hashed, so a hostile plan costs no
 more than ``limits`` says.
 """

@@ -1,6 +1,6 @@
 """RMM operations and the RIM chain for RMM 1.0 and RMM 2.0.
 
-Implements ``specs/vmm-platforms.md`` section 1 (RMM 1.0 B4.3.1.4 REALM_CREATE, B4.3.9.4 DATA_CREATE, B4.3.12.4 REC_CREATE,
+Implements the RIM of the specification (RMM 1.0 B4.3.1.4 REALM_CREATE, B4.3.9.4 DATA_CREATE, B4.3.12.4 REC_CREATE,
 B4.3.18.4 RTT_INIT_RIPAS, as TF-RMM does them). Raw fields are hashed as the host gave them, never normalised: a host may
 set ``sve_vl`` without the SVE flag, and the RMM measures it all the same.
 """
@@ -247,8 +247,7 @@ def replay_operations(rmm: RmmVersion, operations: Iterable[RmmOperation]) -> by
 def rtt_entry_sizes(s2sz: int) -> tuple[int, ...]:
     """Sizes in bytes of one RTT entry at each level, ascending, for ``s2sz`` IPA bits.
 
-    Assumes the coarsest tables a hypervisor can build, with up to 16 concatenated start tables, as KVM does
-    (``specs/vmm-platforms.md`` 1.6).
+    Assumes the coarsest tables a hypervisor can build, with up to 16 concatenated start tables, as KVM does.
     """
     if not 12 < s2sz <= MAX_IPA_BITS:
         raise ValueError(f"an IPA width of {s2sz} bits is not possible")

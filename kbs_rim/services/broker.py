@@ -1,6 +1,6 @@
 """The broker: a challenge out, evidence in, a record, and perhaps a sealed secret out.
 
-The order of one request is DESIGN.md section 4: redeem, read, ask the verifier while the log is read, appraise, write the record,
+The order of one request: redeem, read, ask the verifier while the log is read, appraise, write the record,
 unwrap and seal, write the release, answer. No record, no release; an exception never ends in a release.
 """
 
@@ -49,7 +49,7 @@ SALT_SIZE = 32
 CHALLENGE_ID_SIZE = 24
 TICKET_SIZE = 10
 LAST_TOKEN_STEP = 3
-"""Steps 1 to 3 of DESIGN.md section 5: envelope, realm token, platform. If one of them failed, anybody can have sent it."""
+"""Steps 1 to 3 of an appraisal: envelope, realm token, platform. If one of them failed, anybody can have sent it."""
 REPLAYS_ON_RECORD = 500
 """Replays and late answers that one process puts on record within the lifetime of a challenge; the rest is logged only."""
 MAX_ATTEMPTS = 3
