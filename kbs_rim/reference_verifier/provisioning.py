@@ -8,7 +8,7 @@ genuine. And what is submitted is kept in memory only.
 import hmac
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -44,7 +44,7 @@ _TYPES = {
 class ProvisioningSettings:
     """Who may provision, and which signatures count. ``require_signature`` refuses unsigned CoRIMs, which Veraison takes."""
 
-    token: str
+    token: str = field(repr=False)
     roots: tuple[Certificate, ...] = ()
     require_signature: bool = False
     allow_test_keys: bool = False

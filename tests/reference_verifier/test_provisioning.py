@@ -225,3 +225,7 @@ async def test_opened_sessions_are_untouched(verifier):
     path = await opened(client)
     await post(client, realm_corim())
     assert (await client.get(path)).status == 200
+
+
+def test_the_provisioners_token_is_in_no_repr() -> None:
+    assert "a-token-of-provisioners" not in repr(ProvisioningSettings(token="a-token-of-provisioners"))
